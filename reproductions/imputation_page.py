@@ -72,10 +72,10 @@ def write_page(folder: Path) -> Path | None:
         paragraph(
             "`python reproductions/imputation.py` writes this page. The tables and the masks are",
             "those of Nazábal et al. 2020: entries are missing completely at random. The error is",
-            "theirs, too. It is averaged over the columns, and is for numbers the root mean",
-            "squared error divided by the range of the column, for categories the share of wrong",
-            "ones, and for ordered categories the mean absolute difference divided by their",
-            "number. Each value is the average over masks, with the standard deviation between",
+            "also theirs, an average over the columns. For numbers, it is the root mean squared",
+            "error divided by the range of the column; for categories, the share of wrong ones;",
+            "for ordered categories, the mean absolute difference divided by the number of",
+            "categories. Each value is the average over masks, with the standard deviation between",
             "them if there are several; the smallest average in a row is bold. lowerbound is the",
             "recipe `table` with its default settings and the column types that come with the",
             "tables. *mean, mode* fills numbers with the mean, ordered categories with the",
@@ -132,8 +132,8 @@ def describe_losses(cells: dict[Cell, dict[str, list[float]]], folder: Path) -> 
     ]
     return [
         paragraph(
-            "By the type of the column: the share of columns in which the error of lowerbound is",
-            "at most that of the other method.",
+            "The share of columns in which the error of lowerbound is at most that of the other",
+            "method, by the type of the column:",
         ),
         "",
         *table("method | type | columns | share | our error | their error", rows),

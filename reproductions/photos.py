@@ -71,14 +71,14 @@ class Data:
 DATA = {
     "faces": Data(
         "Faces",
-        "The 400 pictures of 40 people of AT&T Cambridge; 40 pictures, chosen at random, are for "
+        "The 400 pictures of 40 people from AT&T Cambridge; 40 pictures, chosen at random, are for "
         "the test.",
         load_faces,
     ),
     "patches": Data(
         "Patches of two photos",
-        f"Patches of scikit-learn's photos of a temple and a flower, every {STRIDE} pixels. The "
-        f"{TEST_COLUMNS} columns at the right of each photo are for the test.",
+        f"Patches cut every {STRIDE} pixels from scikit-learn's photos of a temple and a flower. "
+        f"The {TEST_COLUMNS} columns at the right of each photo are for the test.",
         load_patches,
     ),
 }
@@ -213,19 +213,19 @@ def write_page() -> None:
     """Write docs/results/photos.md from all results."""
     done = read_results(RESULTS, [*CELLS, *VARIANTS])
     lines = [
-        "# Photos: the recipe beside the notebook's auto-encoder",
+        "# Photos: the recipe compared with a simple auto-encoder",
         "",
         paragraph(
-            "`python reproductions/photos.py` writes this page. The recipe `photos` has a vector",
-            "z2 with a flow as its prior and a small picture z1 of details as latents, and a",
-            "discretised logistic likelihood. The recipe `aevb-gaussian` is the notebook's",
-            "auto-encoder, with 200 tanh units, 10 latents and a Gaussian likelihood. Each is",
-            "trained with its usual settings, `aevb-gaussian` for as many steps:",
-            f"{STEPS:,}. A tenth of the training pictures is for",
-            "validation, and the weights of the epoch with the best validation bound are kept.",
-            "The bits per dimension follow from the bound of the test pictures, and are those of",
-            "8-bit pixels for both: `aevb-gaussian` sees them dequantised. The error is the root",
-            "mean squared difference of pixels, of 255. Reconstructions and samples are means of",
+            "`python reproductions/photos.py` writes this page. The latents of the recipe `photos`",
+            "are a vector z2, whose prior is a flow, and a small picture z1 of details; its",
+            "likelihood is discretised logistic. The recipe `aevb-gaussian` is a simple",
+            "auto-encoder with 200 tanh units, 10 latents and a Gaussian likelihood. Each is",
+            "trained with its usual settings, `aevb-gaussian` for as many steps as `photos`:",
+            f"{STEPS:,}. A tenth of the training pictures are used for validation, and the weights",
+            "of the epoch with the best validation bound are kept. The bits per dimension follow",
+            "from the bound of the test pictures, and are those of 8-bit pixels for both:",
+            "`aevb-gaussian` sees them dequantised. The error is the root mean squared difference",
+            "of pixels, which are from 0 to 255. Reconstructions and samples are means of",
             "p(x given z). For samples, z is drawn from the prior, except for the details z1 of",
             "the recipe `photos`: each of them is the mean of its prior given z2. So these samples",
             "are smoother than draws from the model, which `model.sample(n)` gives.",
@@ -251,7 +251,7 @@ def write_page() -> None:
             paragraph(
                 "`python reproductions/photos.py --choose` trains variants of the recipe on the",
                 "faces, with one change each. The bits per dimension are those of the validation",
-                "pictures; no test picture was looked at.",
+                "pictures; no test picture was used.",
             ),
             "",
             *table(

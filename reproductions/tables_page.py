@@ -14,7 +14,10 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
     lines = [
         "# Tables: what the recipe and the estimators reach",
         "",
-        paragraph("`python reproductions/tables.py` writes this page. All settings are the usual."),
+        paragraph(
+            "`python reproductions/tables.py` writes this page. The settings are the usual ones,",
+            "unless others are named.",
+        ),
         "",
     ]
     if "miwae" in done:
@@ -26,8 +29,8 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
                 "The experiment of Mattei & Frellsen 2019: the 30 columns are standardised, and",
                 "half of the entries are missing completely at random. Their notebook reports a",
                 "bound of -5.24 nats and a mean squared error of imputations of 0.300 after 601",
-                "epochs. Here K = 20, as there. The bound has 50 draws, and is that of the rows",
-                "with the entries that were trained on.",
+                "epochs. Here K = 20, as there. The bound uses 50 draws, and is that of the",
+                "observed entries of the training rows.",
             ),
             "",
             *table(
@@ -51,9 +54,9 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
             "## Intervals from multiple imputation",
             "",
             paragraph(
-                "A fifth of the entries is hidden, with ten masks. Intervals reach from the 5% to",
-                "the 95% quantile of 200 draws of each hidden entry. The share that",
-                "they cover, on average over masks and with the standard deviation between them:",
+                "A fifth of the entries are hidden, with ten masks. Intervals reach from the 5% to",
+                "the 95% quantile of 200 draws of each hidden entry. The share of these entries",
+                "that they cover, averaged over masks, with the standard deviation between them:",
             ),
             "",
             *table(
@@ -76,8 +79,8 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
             "## Outliers",
             "",
             paragraph(
-                "The area under the receiver operating characteristic of the scores, on average",
-                "over three seeds. A tenth of the rows is of another class.",
+                "The area under the receiver operating characteristic of the scores, averaged over",
+                "three seeds. A tenth of the rows are from another class.",
             ),
             "",
             *table(
@@ -102,9 +105,10 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
             "## Time and memory",
             "",
             paragraph(
-                "A mixed table of 10,000 rows and 50 columns, a tenth of whose entries are missing",
-                f"trains in {found['training_seconds']:.0f} s. Its bound is {found['bound']:.1f}",
-                f"nats, and that of independent columns {found['independent']:.1f}.",
+                "Training on a mixed table of 10,000 rows and 50 columns, a tenth of whose entries",
+                f"are missing, takes {found['training_seconds']:.0f} s. The bound is",
+                f"{found['bound']:.1f} nats, and that of independent columns is",
+                f"{found['independent']:.1f}.",
             ),
             "",
         ]
@@ -112,8 +116,8 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
         found = done["million"]
         lines += [
             paragraph(
-                "`lowerbound impute` reads a million rows of ten columns from Parquet and writes",
-                f"them completed in {found['seconds'] / 60:.1f} minutes, with at most",
+                "`lowerbound impute` reads a million rows of ten columns from a Parquet file and",
+                f"writes the completed table in {found['seconds'] / 60:.1f} minutes, with at most",
                 f"{found['peak_gigabytes']:.2f} GB of memory.",
             ),
             "",
@@ -132,7 +136,8 @@ def _describe_not_at_random(rows: list[dict[str, Any]]) -> list[str]:
         paragraph(
             "A table of 3,000 rows has eight columns of standard deviation 1, which share two",
             "factors. In four of them, the log odds that a value is missing rise by 1.5 for each",
-            "unit of the value. Their mean, and the mean squared error of the missing values:",
+            "unit of the value. The mean of these columns, and the mean squared error of the",
+            "imputed values:",
         ),
         "",
         *table(
@@ -157,7 +162,7 @@ def _describe_held_out(rows: list[dict[str, Any]]) -> list[str]:
     return [
         paragraph(
             "If the model is trained on four fifths of the rows, the others have these bounds and",
-            "errors, with the usual dropout and without any:",
+            "errors, with the usual dropout and without dropout:",
         ),
         "",
         *table(

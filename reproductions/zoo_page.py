@@ -198,9 +198,9 @@ def write_mnist(results: Results) -> Iterator[str]:
     yield ""
     yield paragraph(
         f"{any_result['examples']:,} training images, {any_result['test_examples']:,} test images",
-        f"that are evenly spaced in the test set, {any_result['test_samples']:,} samples for each.",
-        f"The standard error over images is at most {max(errors):.2f} nats, and all cells share",
-        "the images and their binarisation.",
+        f"that are evenly spaced in the test set, and {any_result['test_samples']:,} importance",
+        f"samples for each. The standard error over images is at most {max(errors):.2f} nats; all",
+        "models are tested on the same binarised images.",
     )
     yield ""
     yield from table(MNIST_HEAD, [write_mnist_row(name, cell) for name, cell in results.items()])
@@ -234,11 +234,11 @@ def write_sprites(results: Results) -> Iterator[str]:
     yield ""
     yield paragraph(
         f"The first {any_result['examples']:,} pictures of the data set `sprites`, with the",
-        "recipes' own batches, weights and learning rates. Encoder and decoder have",
-        f"{DENSE['layers']} dense layers of {DENSE['hidden']} units. With the recipes' usual",
-        "convolutions a training takes five times as long. The scores are of the means of q(z given",
-        f"x) for {any_result['test_examples']:,} other pictures, see `lb.disentanglement`. All are",
-        "from 0 to 1, and higher is better.",
+        "recipes' own batch sizes, learning rates and weights of the penalties. The encoder and",
+        f"the decoder have {DENSE['layers']} dense layers of {DENSE['hidden']} units each; with the",
+        "recipes' usual convolutions a training takes five times as long. The scores are computed",
+        f"from the means of q(z given x) for {any_result['test_examples']:,} other pictures (see",
+        "`lb.disentanglement`). All are from 0 to 1, and higher is better.",
     )
     yield ""
     yield from table(
@@ -250,45 +250,45 @@ def write_sprites(results: Results) -> Iterator[str]:
 
 INTRODUCTION = [
     paragraph(
-        "`python reproductions/zoo.py` writes this page from the results next to it. Only what was",
-        "run is on it. ± is the standard deviation over seeds, and a spread is the larger one of",
-        "the two models that are compared. A target is checked when both models have the three",
-        "seeds. No setting was tuned for this page, except for the network of the sprites.",
+        "`python reproductions/zoo.py` writes this page from the results next to it. It shows only",
+        "what was run. ± is the standard deviation over seeds; the spread of a comparison is the",
+        "larger of its two models' deviations. A target is checked when both models were run with",
+        "all three seeds. No setting was tuned for this page, except the network for the sprites.",
     ),
     "",
     item(
-        f"*Networks*: encoder and decoder have {NETWORK['layers']} tanh layers of",
+        f"*Networks*: the encoder and the decoder have {NETWORK['layers']} tanh layers of",
         f"{NETWORK['hidden']} units each, and there are {NETWORK['latent']} latents. `iwae-2layer`",
-        "has 100 latents below 50, with two layers of 100 units between them. `ladder` has 100",
-        "latents at the bottom and 200 units around them; each of the five layers has half of what",
-        "the one below it has.",
+        "has 100 latents below 50, with two layers of 100 units between them. `ladder` has five",
+        "layers of latents: 100 latents at the bottom, with networks of 200 units, and in each",
+        "layer half as many of both as in the one below.",
     ),
     item(
-        f"*Training*: Adam with the learning rate {LEARNING_RATE:g}, batches of {BATCH}, and",
+        f"*Training*: Adam with a learning rate of {LEARNING_RATE:g}, batches of {BATCH}, and",
         "images that are binarised anew in every epoch. The last weights are evaluated. `iwae`,",
-        f"`iwae-2layer` and `dreg` draw {BOUND_SAMPLES['samples']} latents for each image, the",
-        f"others one. `vampprior` and `mixture-prior` have {COMPONENTS['components']} components.",
-        "The flows have 4 transforms with two layers of 128 units. The weight of the rate rises",
-        "from 0 in the first fifth of the training of `ladder`, as in its paper; in all others it",
-        "is always 1.",
+        f"`iwae-2layer` and `dreg` draw {BOUND_SAMPLES['samples']} samples of z for each image,",
+        f"the others one. `vampprior` and `mixture-prior` have {COMPONENTS['components']}",
+        "components. The flows have 4 transforms with two layers of 128 units. For `ladder`, the",
+        "weight of the rate rises from 0 in the first fifth of training, as in its paper; for all",
+        "others it is always 1.",
     ),
     item(
         "*pythae* trains with its own trainer, and with the same networks, initial weights, batch",
         f"size and optimiser. Its flow has {FLOW['n_made_blocks']} blocks with",
-        f"{FLOW['n_hidden_in_made']} layers of {FLOW['hidden_size']} units. Two things differ, as",
-        "they do between the libraries: lowerbound starts the output bias at the mean of the data,",
-        "and its pseudo-inputs at training images.",
+        f"{FLOW['n_hidden_in_made']} layers of {FLOW['hidden_size']} units. Two differences",
+        "between the libraries remain: lowerbound starts the output bias at the mean of the data,",
+        "and the pseudo-inputs at training images.",
     ),
     item(
         "*Evaluation*: NLL is the negative log likelihood in nats, by importance sampling, of test",
         "images that were binarised once. It is estimated by the same function for all, since a",
-        "trained model of pythae is evaluated as a model of lowerbound that has its parts. An",
+        "trained model of pythae is converted to a model of lowerbound with the same parts. An",
         "image counts as doubtful if too few draws carry the weight (`lb.log_likelihood`); its NLL",
-        f"is then more likely too high. The rate is KL(q || p), sampled with {RATE_SAMPLES} draws",
+        f"is then probably too high. The rate is KL(q || p), estimated from {RATE_SAMPLES} draws",
         f"where it has no closed form. A unit is active if `Var_x(E_q[z]) > {ACTIVE_VARIANCE:g}`;",
-        "the numbers are those of the seeds. The seconds are the processor time of the whole",
-        "training, with compilation, on one thread, divided by the epochs; trainings that were",
-        "interrupted do not count.",
+        "there is one number for each seed. The seconds are the processor time of the whole",
+        "training, including compilation, on one thread, divided by the number of epochs;",
+        "trainings that were interrupted do not count.",
     ),
 ]
 
@@ -299,7 +299,7 @@ def write_page(folder: Path) -> Path | None:
     if not mnist and not sprites:
         return None
     cells = [cell for results in (*mnist, *sprites) for cell in results.values()]
-    lines = ["# The recipes beside each other", "", *INTRODUCTION, ""]
+    lines = ["# The recipes compared with each other", "", *INTRODUCTION, ""]
     for results in mnist:
         lines += write_mnist(results)
     for results in sprites:
