@@ -19,21 +19,32 @@ NAMES = {
     "miceforest": "miceforest",
     "missforest": "missForest",
 }
+KINDS = {
+    "real": "real",
+    "pos": "positive",
+    "count": "count",
+    "cat": "categorical",
+    "ordinal": "ordinal",
+}
 
 Cell = tuple[str, int]
 
 
 def read(folder: Path) -> dict[Cell, dict[str, list[float]]]:
-    """The errors of each table and share by method, one for each mask that all methods have."""
+    """The errors of each table and share by method, one for each mask that all its methods have."""
     found: dict[Cell, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     for path in sorted(folder.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf8"))
         cell = result["table"], result["share"]
         found[cell][result["method"]][result["mask"]] = result["error"]
-    return {
-        cell: {method: list(errors.values()) for method, errors in methods.items()}
-        for cell, methods in sorted(found.items())
-    }
+    cells = {}
+    for cell, methods in sorted(found.items()):
+        masks = sorted(set.intersection(*(set(errors) for errors in methods.values())))
+        if masks:
+            cells[cell] = {
+                method: [errors[mask] for mask in masks] for method, errors in methods.items()
+            }
+    return cells
 
 
 def count_wins(cells: dict[Cell, dict[str, list[float]]], other: str) -> tuple[int, int]:
@@ -103,7 +114,7 @@ def write_page(folder: Path) -> Path | None:
 
 
 def describe_losses(cells: dict[Cell, dict[str, list[float]]], folder: Path) -> list[str]:
-    """By type of column, how our errors compare with those of the best other method."""
+    """By type of column, how our errors compare with those of each other method."""
     by_kind: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     results: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in folder.glob("*.json"):
@@ -122,7 +133,7 @@ def describe_losses(cells: dict[Cell, dict[str, list[float]]], folder: Path) -> 
     rows = [
         [
             NAMES[other],
-            kind,
+            KINDS[kind],
             str(len(pairs)),
             f"{np.mean([own <= their for own, their in pairs]):.0%}",
             f"{np.mean([own for own, _ in pairs]):.4f}",
@@ -136,5 +147,5 @@ def describe_losses(cells: dict[Cell, dict[str, list[float]]], folder: Path) -> 
             "method, by the type of the column:",
         ),
         "",
-        *table("method | type | columns | share | our error | their error", rows),
+        *table("method | type | columns | share | error of lowerbound | error of the method", rows),
     ]

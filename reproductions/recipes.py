@@ -142,10 +142,25 @@ def write_page(results: dict[str, dict[str, Any]]) -> None:
         "",
         *table(head, rows),
         "",
+        *describe_worse(results),
         describe_machines(result["machine"] for result in results.values()),
         "",
     ]
     (RESULTS.parent / "recipes.md").write_text("\n".join(lines), encoding="utf8")
+
+
+def describe_worse(results: dict[str, dict[str, Any]]) -> list[str]:
+    """A sentence on the recipes whose bound is below that of independent entries."""
+    worse = [
+        f"`{name}`"
+        for name, result in results.items()
+        if result["independent_entries"] is not None
+        and result["bound"] < result["independent_entries"]
+    ]
+    if not worse:
+        return []
+    sentence = "These recipes are below independent entries here, with so few examples or steps:"
+    return [paragraph(sentence, f"{', '.join(worse)}."), ""]
 
 
 def describe_data(result: dict[str, Any]) -> str:

@@ -235,8 +235,8 @@ def write_sprites(results: Results) -> Iterator[str]:
     yield paragraph(
         f"The first {any_result['examples']:,} pictures of the data set `sprites`, with the",
         "recipes' own batch sizes, learning rates and weights of the penalties. The encoder and",
-        f"the decoder have {DENSE['layers']} dense layers of {DENSE['hidden']} units each; with the",
-        "recipes' usual convolutions a training takes five times as long. The scores are computed",
+        f"the decoder have {DENSE['layers']} dense layers of {DENSE['hidden']} units each; with",
+        "the recipes' usual convolutions, training takes five times as long. The scores are computed",
         f"from the means of q(z given x) for {any_result['test_examples']:,} other pictures (see",
         "`lb.disentanglement`). All are from 0 to 1, and higher is better.",
     )
@@ -269,8 +269,8 @@ INTRODUCTION = [
         f"`iwae-2layer` and `dreg` draw {BOUND_SAMPLES['samples']} samples of z for each image,",
         f"the others one. `vampprior` and `mixture-prior` have {COMPONENTS['components']}",
         "components. The flows have 4 transforms with two layers of 128 units. For `ladder`, the",
-        "weight of the rate rises from 0 in the first fifth of training, as in its paper; for all",
-        "others it is always 1.",
+        "weight of the rate rises from 0 to 1 in the first fifth of training; for all others it is",
+        "always 1.",
     ),
     item(
         "*pythae* trains with its own trainer, and with the same networks, initial weights, batch",
