@@ -259,6 +259,16 @@ def test_large_tables_have_larger_networks(name, rows, latent, hidden):
     assert find_sizes(latent=3, hidden=7) == (3, False)
 
 
+@pytest.mark.parametrize(("rows", "rate"), [(9_999, 0.001), (10_000, 0.002)])
+def test_large_tables_are_trained_with_a_larger_learning_rate(rows, rate):
+    data, recipe = lb.load_data(make_table(rows), test_fraction=0.0), find_recipe("table")
+    model, objective = recipe.build(data, {"hidden": 4}, seed=0)
+    settings = {**recipe.training, "steps": 1, "schedule": "constant", "warmup_steps": 0}
+    for given, expected in (({}, rate), ({"learning_rate": 0.004}, 0.004)):
+        run = lb.fit(model, objective, data.train, progress=False, **settings, **given)
+        assert run.history[-1]["learning_rate"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("name", ["table", "missing-not-at-random"])
 @pytest.mark.parametrize("rows", [90, 180, 800])
 def test_small_tables_are_trained_for_fewer_steps(name, rows, monkeypatch):

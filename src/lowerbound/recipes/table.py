@@ -50,16 +50,12 @@ Dropout = Annotated[
 # The number of rows for which half of the decoder's hidden units are dropped.
 _ROWS_OF_HALF = 500
 
-# From this number of rows on, networks and latents have twice the size of those for fewer rows.
-_ROWS_OF_LARGE = 10_000
-
 # Tables of less than 600 rows are trained for fewer steps, because their epochs are limited:
 # otherwise the intervals of imputations become too narrow.
 _TRAINING = {
     "batch_size": 128,
     "steps": 8000,
     "epochs": 1500,
-    "learning_rate": 0.001,
     "schedule": "cosine",
     "warmup_steps": 100,
     "ema": 0.99,
@@ -157,7 +153,7 @@ def _get_schema(form: Form, name: str) -> Any:
 
 def _choose_sizes(latent: int | None, hidden: int | None, rows: int | None) -> tuple[int, int]:
     """Choose the number of latents and the width of the networks, unless they are given."""
-    factor = 2 if rows is not None and rows >= _ROWS_OF_LARGE else 1
+    factor = 2 if rows is not None and rows >= lb.TableModel.LARGE else 1
     return latent or 10 * factor, hidden or 128 * factor
 
 
