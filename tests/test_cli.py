@@ -1079,7 +1079,6 @@ MISTAKES = {
     "too small": ([*TRAIN, "--hidden", "0"], "hidden=0"),
     "negative seed": ([*TRAIN, "--seed", "-1"], "seed=-1"),
     "no epochs": ([*TRAIN, "--epochs", "0"], "epochs=0"),
-    "epochs and steps": ([*TRAIN, "--steps", "3"], "both given"),
     "device": ([*TRAIN, "--device", "nonsense"], "use 'cpu' or 'auto'"),
     "all for validation": ([*TRAIN, "--validation", "1"], "between 0 and 1"),
     "validation above 1": ([*TRAIN, "--validation", "1.5"], "between 0 and 1"),

@@ -243,6 +243,53 @@ def test_fewer_rows_are_trained_with_more_dropout(rows):
     assert not any(isinstance(module, torch.nn.Dropout) for module in model.modules())
 
 
+@pytest.mark.parametrize("name", ["table", "missing-not-at-random"])
+@pytest.mark.parametrize(("rows", "latent", "hidden"), [(9_999, 10, 128), (10_000, 20, 256)])
+def test_large_tables_have_larger_networks(name, rows, latent, hidden):
+    frame = make_table(rows)
+    frame.iloc[:50, 0] = None
+    data = lb.load_data(frame, test_fraction=0.0)
+
+    def find_sizes(**given):
+        model, _ = find_recipe(name).build(data, given, seed=0)
+        layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
+        widths = {layer.out_features for layer in layers}
+        return model.prior(1).sample().shape[-1], hidden in widths
+
+    assert find_sizes() == (latent, True)
+    assert find_sizes(latent=3, hidden=7) == (3, False)
+
+
+@pytest.mark.parametrize(("rows", "rate"), [(9_999, 0.001), (10_000, 0.002)])
+def test_large_tables_are_trained_with_a_larger_learning_rate(rows, rate):
+    data, recipe = lb.load_data(make_table(rows), test_fraction=0.0), find_recipe("table")
+    model, objective = recipe.build(data, {"hidden": 4}, seed=0)
+    settings = {**recipe.training, "steps": 1, "schedule": "constant", "warmup_steps": 0}
+    for given, expected in (({}, rate), ({"learning_rate": 0.004}, 0.004)):
+        run = lb.fit(model, objective, data.train, progress=False, **settings, **given)
+        assert run.history[-1]["learning_rate"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["table", "missing-not-at-random"])
+@pytest.mark.parametrize("rows", [90, 180, 800])
+def test_small_tables_are_trained_for_fewer_steps(name, rows, monkeypatch):
+    frame = make_table(rows)
+    frame.iloc[:50, 0] = None
+    data, recipe = lb.load_data(frame, test_fraction=0.0), find_recipe(name)
+    model, objective = recipe.build(data, {"hidden": 4, "latent": 2}, seed=0)
+    asked = []
+
+    class Watch(lb.Observer):
+        def on_start(self, loop):
+            asked.append(loop.total_steps)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lb.fit(model, objective, data.train, observers=[Watch()], progress=False, **recipe.training)
+    batches = math.ceil(rows / recipe.training["batch_size"])
+    assert asked == [min(8000, 1500 * batches)]
+
+
 def evaluate(model, frame):
     return lb.evaluate(model, lb.IWAE(20), frame).mean
 

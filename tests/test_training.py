@@ -166,7 +166,6 @@ def test_an_instance_that_wants_a_closure_is_refused(vae, data):
         ({"optimizer": "rprop", "weight_decay": 0.1}, "refused its settings"),
         ({"schedule": "cosin"}, "constant, linear, cosine, exponential"),
         ({"schedule": 3}, "neither a name nor a function"),
-        ({"epochs": 1, "steps": 3}, "epochs and steps are both given"),
         ({"patience": 1}, "--validation 0.1"),
         ({"resume": True}, "needs the directory"),
         ({"epochs": 0}, "greater than or equal to 1"),
@@ -386,6 +385,18 @@ def test_epochs_and_steps_count_alike(data):
 def test_steps_may_end_within_an_epoch(vae, data):
     run = train(vae, data, epochs=None, steps=4)
     assert [(record["epoch"], record["step"]) for record in run.history] == [(1, 3), (2, 4)]
+
+
+@pytest.mark.parametrize(("epochs", "steps", "last"), [(1, 5, 3), (2, 5, 5), (2, 6, 6)])
+def test_training_ends_with_the_epochs_or_the_steps_whichever_come_first(
+    epochs, steps, last, vae, data
+):
+    # The number of steps also sets the schedule, so the shorter length alone is the same training.
+    settings = {"schedule": "cosine"}
+    run = train(vae, data, epochs=epochs, steps=steps, **settings)
+    assert run.history[-1]["step"] == last
+    alone = train(make_vae(), data, epochs=None, steps=last, **settings)
+    assert timeless(alone.history) == timeless(run.history)
 
 
 def test_ten_epochs_where_no_length_is_given(vae, data):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, Unsupporte
 from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.latent import LatentModel
 from lowerbound.models.passes import iterate_batches
+from lowerbound.models.plan import TrainingPlan
 from lowerbound.runtime import noise
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.memory import keeping_freed_memory
@@ -71,10 +73,16 @@ class TableModel(LatentModel):
         UnsupportedError: if the likelihood is not made of :class:`lowerbound.Columns`.
         SettingsError: for a share that is not from 0 to 1.
 
+    Attributes:
+        LARGE: from this number of rows on, the default learning rate is 0.002 in place of 0.001,
+            because a larger network learns from many rows in the same number of steps.
+
     Source: Ma et al. 2019, "EDDI: efficient dynamic discovery of high-value information with
     partial VAE"; Ivanov, Figurnov & Vetrov 2019, "Variational autoencoder with arbitrary
     conditioning".
     """
+
+    LARGE: ClassVar[int] = 10_000
 
     def __init__(
         self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module, hide: float = 0.5
@@ -131,6 +139,13 @@ class TableModel(LatentModel):
         if isinstance(data, Dataset):
             data = data.all()
         return read_rows(data, self.schema, name=name)
+
+    def training_plan(self, data: Any) -> TrainingPlan:
+        """The default learning rate of a large table is higher."""
+        plan = super().training_plan(data)
+        if len(plan.examples) < self.LARGE:
+            return plan
+        return replace(plan, learning_rate=0.002)
 
     def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> ConditionedParts:
         """The parts for a batch. In training, some of its entries are hidden."""

@@ -6,7 +6,7 @@ from pydantic import Field
 
 import lowerbound as lb
 from lowerbound.errors import SettingsError
-from lowerbound.recipes.iwae import Activation, Hidden, Latent, Layers
+from lowerbound.recipes.iwae import Activation, Layers
 from lowerbound.recipes.registry import Form, recipe
 
 if TYPE_CHECKING:
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from lowerbound.models import TableModel
     from lowerbound.objectives import IWAE
 
+Latent = Annotated[
+    int | None,
+    Field(ge=1, description="number of dimensions of z; by default 10, or 20 from 10,000 rows on"),
+]
+Hidden = Annotated[
+    int | None,
+    Field(
+        ge=1, description="units of each hidden layer; by default 128, or 256 from 10,000 rows on"
+    ),
+]
 Samples = Annotated[
     int, Field(ge=1, description="number K of draws of z for each row in the bound")
 ]
@@ -40,10 +50,12 @@ Dropout = Annotated[
 # The number of rows for which half of the decoder's hidden units are dropped.
 _ROWS_OF_HALF = 500
 
+# Tables of less than 600 rows are trained for fewer steps, because their epochs are limited:
+# otherwise the intervals of imputations become too narrow.
 _TRAINING = {
     "batch_size": 128,
     "steps": 8000,
-    "learning_rate": 0.001,
+    "epochs": 1500,
     "schedule": "cosine",
     "warmup_steps": 100,
     "ema": 0.99,
@@ -54,8 +66,8 @@ _TRAINING = {
 def table(
     form: Form,
     *,
-    latent: Latent = 10,
-    hidden: Hidden = 128,
+    latent: Latent = None,
+    hidden: Hidden = None,
     layers: Layers = 2,
     activation: Activation = "silu",
     samples: Samples = 10,
@@ -63,7 +75,7 @@ def table(
     dropout: Dropout = None,
     seed: int | None = None,
 ) -> "tuple[TableModel, IWAE]":
-    """Tables may have columns of any types and missing values: 10 latents, K = 10.
+    """Tables may have columns of any types and missing values: 10 or 20 latents, K = 10.
 
     The bound is the importance-weighted one on the entries that are observed, of "MIWAE: deep
     generative modelling and imputation of incomplete data sets" (Mattei & Frellsen 2019). Each
@@ -71,6 +83,7 @@ def table(
     (Nazábal et al. 2020). The trained model imputes, scores and samples rows.
     """
     schema = _get_schema(form, "table")
+    latent, hidden = _choose_sizes(latent, hidden, form.rows)
     dropout = _choose_dropout(dropout, form.rows)
     posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
     model = lb.TableModel(lb.StandardNormal(latent), posterior, lb.Masked(columns), hide)
@@ -81,8 +94,8 @@ def table(
 def missing_not_at_random(
     form: Form,
     *,
-    latent: Latent = 10,
-    hidden: Hidden = 128,
+    latent: Latent = None,
+    hidden: Hidden = None,
     layers: Layers = 2,
     activation: Activation = "silu",
     samples: Samples = 10,
@@ -121,6 +134,7 @@ def missing_not_at_random(
             "missing-not-at-random: no column of the table has missing values, so there is nothing "
             "to model; use the recipe table"
         )
+    latent, hidden = _choose_sizes(latent, hidden, form.rows)
     dropout = _choose_dropout(dropout, form.rows)
     posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
     likelihood = lb.SelfMasked(columns, slope)
@@ -135,6 +149,12 @@ def _get_schema(form: Form, name: str) -> Any:
             ".parquet file"
         )
     return form.schema
+
+
+def _choose_sizes(latent: int | None, hidden: int | None, rows: int | None) -> tuple[int, int]:
+    """Choose the number of latents and the width of the networks, unless they are given."""
+    factor = 2 if rows is not None and rows >= lb.TableModel.LARGE else 1
+    return latent or 10 * factor, hidden or 128 * factor
 
 
 def _choose_dropout(asked: float | None, rows: int | None) -> float:

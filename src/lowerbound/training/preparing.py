@@ -137,10 +137,6 @@ def make_observers(
 
 
 def _refuse_conflicts(settings: FitKeywords) -> None:
-    if settings.epochs is not None and settings.steps is not None:
-        raise SettingsError(
-            "fit: epochs and steps are both given; give the length of the training once"
-        )
     if settings.patience is not None and settings.validation is None:
         raise SettingsError(
             "fit: patience needs a validation bound, but validation is not given; pass "
@@ -236,12 +232,16 @@ def _try_draw(
 
 
 def _count_steps(settings: FitKeywords, steps_per_epoch: int) -> int:
+    lengths = []
     if settings.steps is not None:
-        return settings.steps
-    epochs = settings.epochs
-    if epochs is None and settings.tolerance is not None:
-        epochs = -(-_MOST_STEPS // steps_per_epoch)
-    return (epochs or _DEFAULT_EPOCHS) * steps_per_epoch
+        lengths.append(settings.steps)
+    if settings.epochs is not None:
+        lengths.append(settings.epochs * steps_per_epoch)
+    if lengths:
+        return min(lengths)
+    if settings.tolerance is not None:
+        return -(-_MOST_STEPS // steps_per_epoch) * steps_per_epoch
+    return _DEFAULT_EPOCHS * steps_per_epoch
 
 
 def _make_averages(
