@@ -1,5 +1,6 @@
 """Writes docs/results/tables.md from the results of reproductions/tables.py."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,12 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
         ]
     if "held-out" in done:
         lines += [*_describe_held_out(done["held-out"]["seeds"]), ""]
-    if "coverage" in done:
+    # Each table has a file of its own, so the page shows those that are there.
+    coverage = {
+        path.stem: json.loads(path.read_text(encoding="utf8"))
+        for path in sorted((folder / "coverage").glob("*.json"))
+    }
+    if coverage:
         lines += [
             "## Intervals from multiple imputation",
             "",
@@ -63,7 +69,7 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
                 "table | covered",
                 (
                     [name, f"{np.mean(values):.1%} ± {np.std(values, ddof=1):.1%}"]
-                    for name, values in done["coverage"]["coverage"].items()
+                    for name, values in coverage.items()
                 ),
             ),
             "",
@@ -124,7 +130,8 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
         ]
     if "not-at-random" in done:
         lines += [*_describe_not_at_random(done["not-at-random"]["seeds"]), ""]
-    lines += [describe_machines(result["machine"] for result in done.values()), ""]
+    if done:
+        lines += [describe_machines(result["machine"] for result in done.values()), ""]
     (folder.parent / "tables.md").write_text("\n".join(lines), encoding="utf8")
 
 
