@@ -86,8 +86,9 @@ def write_page(folder: Path) -> Path | None:
             "also theirs, an average over the columns. For numbers, it is the root mean squared",
             "error divided by the range of the column; for categories, the share of wrong ones;",
             "for ordered categories, the mean absolute difference divided by the number of",
-            "categories. Each value is the average over masks, with the standard deviation between",
-            "them if there are several; the smallest average in a row is bold. lowerbound is the",
+            "categories. Each value is the average over the masks that all methods of its row",
+            "have, with the standard deviation between them if there are several; the smallest",
+            "average in a row is bold. lowerbound is the",
             "recipe `table` with its default settings and the column types that come with the",
             "tables. *mean, mode* fills numbers with the mean, ordered categories with the",
             "median, and other categories with the most frequent one. KNNImputer and",
@@ -107,13 +108,13 @@ def write_page(folder: Path) -> Path | None:
     for other in methods[1:]:
         wins, total = count_wins(cells, other)
         lines.append(item(f"{NAMES[other]}: {wins} of {total}"))
-    lines += ["", *describe_losses(cells, folder), ""]
+    lines += ["", *describe_losses(folder), ""]
     page = folder.parent / "imputation.md"
     page.write_text("\n".join(lines), encoding="utf8")
     return page
 
 
-def describe_losses(cells: dict[Cell, dict[str, list[float]]], folder: Path) -> list[str]:
+def describe_losses(folder: Path) -> list[str]:
     """By type of column, how our errors compare with those of each other method."""
     by_kind: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     results: dict[tuple[Any, ...], dict[str, Any]] = {}

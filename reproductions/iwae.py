@@ -112,7 +112,7 @@ def train(name: str, epochs: int, seed: int) -> tuple[lb.Run, lb.Dataset]:
 
 
 def note_machine(path: Path) -> None:
-    """Add this machine to those that trained a cell, which may have been resumed elsewhere."""
+    """Add this machine to those that worked on a cell, which may have been resumed elsewhere."""
     path.parent.mkdir(parents=True, exist_ok=True)
     machines = path.read_text(encoding="utf8").splitlines() if path.exists() else []
     machine = describe_machine("cuda" if torch.cuda.is_available() else "cpu")

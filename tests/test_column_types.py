@@ -16,6 +16,7 @@ from lowerbound.data.inference import infer_schema
 from lowerbound.data.schema import decode_columns, fill_table, make_table, read_table
 from lowerbound.describe import build, describe
 from lowerbound.errors import DataError
+from lowerbound.recipes import find_recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
 from example_tables import make_frame
@@ -428,17 +429,20 @@ def test_zones_without_a_name_are_read_in_utc():
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
-        ([36, 60] * 5, "boolean"),
-        ([0.5, 2.5] * 5, "boolean"),
-        ([-1, 1] * 5, "boolean"),
+        ([36, 60] * 5, "ordinal"),
+        ([-1, 1] * 5, "ordinal"),
         ([0, 1], "boolean"),
+        ([0.5, 2.5] * 5, "real"),
         ([36, 60] * 4 + [36], "count"),
         ([36, 60, 72] * 5, "count"),
     ],
 )
-def test_two_frequent_numbers_are_boolean(values, kind):
+def test_two_frequent_whole_numbers_are_ordinal(values, kind):
     frame = pd.DataFrame({"term": values, "other": range(100, 100 + len(values))})
     data = lb.load_data(frame, test_fraction=0.0)
     assert data.schema.find("term").type == kind
-    if kind == "boolean":
+    if kind == "ordinal":
         assert data.schema.find("term").categories == tuple(sorted(set(values)))
+        model, _ = find_recipe("table").build(data, {"hidden": 4}, seed=0)
+        with pytest.raises(DataError, match=r"train with columns=\{'term': 'real'\}"):
+            model.sample(1, given=pd.DataFrame({"term": [48]}))

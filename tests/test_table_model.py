@@ -13,6 +13,7 @@ from scipy import stats
 
 import lowerbound as lb
 from lowerbound.data import Column, Schema
+from lowerbound.data.raw_values import is_missing
 from lowerbound.errors import (
     DataError,
     DoubtfulEstimateWarning,
@@ -397,6 +398,28 @@ def test_draws_say_to_which_given_row_they_belong(library):
         assert list(drawn.index) == ["b"] * 3 + ["a"] * 3
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+@pytest.mark.parametrize(
+    ("known", "given", "kept"),
+    [
+        (list(range(100, 160)), [3, None], [3, None]),
+        (list(range(100, 160)), ["p", "q"], ["p", "q"]),
+        ([f"row {number}" for number in range(60)], [7, 1000], [7, 1000]),
+        ([f"row {number}" for number in range(60)], ["x", None], ["x", None]),
+    ],
+)
+def test_identifiers_of_given_rows_may_be_of_another_type(library, known, given, kept):
+    columns = {"code": known, **make_table(60).to_dict("list")}
+    frame = nw.from_dict(columns, backend=library).to_native()
+    data = lb.load_data(frame, columns={"code": "identifier"}, test_fraction=0.0)
+    model, _ = find_recipe("table").build(data, {"hidden": 4}, seed=0)
+    name = data.schema.modelled[0].name
+    for other in ("pandas", "polars", "pyarrow"):
+        rows = nw.from_dict({"code": given, name: [0.0, 1.0]}, backend=other).to_native()
+        codes = nw.from_native(model.sample(1, given=rows, seed=0))["code"].to_list()
+        assert [None if is_missing(code) else code for code in codes] == kept
+
+
 def test_the_sensitivity_agrees_with_the_closed_form():
     """Tilting a Gaussian by exp(delta v) shifts its mean by delta times its covariance with v."""
     model, frame = make_model(widening=1.2), make_table(400, missing=0.2)
@@ -620,6 +643,8 @@ def test_degrees_of_freedom_are_at_most_those_of_a_complete_table():
     assert pooled.degrees == pytest.approx(rubin * observed / (rubin + observed))
     many = lb.pool(estimates, variances, complete_degrees=1e12)
     assert many.degrees == pytest.approx(lb.pool(estimates, variances).degrees)
+    infinite = lb.pool(estimates, variances, complete_degrees=math.inf)
+    assert infinite.degrees == lb.pool(estimates, variances).degrees
     equal = lb.pool([1.0, 1.0], [0.25, 0.25], complete_degrees=complete)
     assert equal.degrees == pytest.approx(18 / 20 * 17)
     noise_free = lb.pool([1.0, 2.0], [0.0, 0.0], complete_degrees=complete)
@@ -652,5 +677,6 @@ def test_pool_refuses(estimates, variances, message):
 
 
 def test_pool_refuses_degrees_of_freedom_that_are_not_positive():
-    with pytest.raises(SettingsError, match=r"complete_degrees=0 must be positive"):
-        lb.pool([1, 2], [1, 1], complete_degrees=0)
+    for wrong in (0, True, "3", np.array([5.0, 6.0])):
+        with pytest.raises(SettingsError, match=r"complete_degrees=.* must be a positive number"):
+            lb.pool([1, 2], [1, 1], complete_degrees=wrong)

@@ -61,8 +61,8 @@ def infer_schema(
       pandas in a file.
     - Numbers above 0 that vary by factors are positive, numbers from 0 to 1 are proportions, and
       other numbers are real. Values that are frequent become atoms.
-    - A column with a single value is constant, and is left out. Two frequent numbers, or 0 and 1,
-      are boolean.
+    - A column with a single value is constant, and is left out. 0 and 1 are boolean, and two other
+      whole numbers that are frequent are ordinal.
 
     Args:
         table: the table.

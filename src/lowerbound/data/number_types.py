@@ -31,14 +31,11 @@ def infer_type(seen: Floats, content: Content, rows: int) -> ColumnType:
         content: what they are.
         rows: the number of rows of the table.
     """
-    different, counts = np.unique(seen, return_counts=True)
+    different = np.unique(seen)
     if len(different) == 1:
         return "constant"
     if content != "numbers":
         return {"truth values": "boolean", "times": "time"}[content]  # type: ignore[return-value]
-    are_frequent = bool(counts.min() >= _FEWEST_AT_ATOM)
-    if len(different) == 2 and (are_frequent or (different == (0, 1)).all()):
-        return "boolean"
     if (seen == np.round(seen)).all():
         return _infer_type_of_whole_numbers(seen, different, rows)
     return _infer_type_of_fractions(seen)
@@ -62,10 +59,14 @@ def _infer_type_of_fractions(seen: Floats) -> ColumnType:
 
 def _infer_type_of_whole_numbers(seen: Floats, different: Floats, rows: int) -> ColumnType:
     low, high = different[0], different[-1]
+    if len(different) == 2 and low == 0 and high == 1:
+        return "boolean"
     is_numbering = len(different) == len(seen) == rows and high - low == rows - 1
     if is_numbering and rows > MOST_ORDINAL and (np.abs(np.diff(seen)) == 1).all():
         return "identifier"
-    if low >= 0 and high <= MOST_ORDINAL:
+    fewest = min((seen == low).sum(), (seen == high).sum())
+    are_two = len(different) == 2 and fewest >= _FEWEST_AT_ATOM
+    if are_two or (low >= 0 and high <= MOST_ORDINAL):
         return "ordinal"
     is_amount = low == 0 and _has_many_zeros(seen)
     is_amount = is_amount and bool(np.quantile(seen[seen > 0], 0.25) > _SMALL_AMOUNT)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lowerbound.data.columns import CODED, Column, Floats, Mask
 from lowerbound.data.raw_columns import FrameColumn
-from lowerbound.data.raw_values import find_zone_of, list_dictionary, name_category
+from lowerbound.data.raw_values import find_zone_of, is_missing, list_dictionary, name_category
 from lowerbound.errors import DataError
 
 LIBRARIES = ("pandas", "polars", "pyarrow")
@@ -108,11 +108,23 @@ def make_series(raw: Floats, column: Column, library: str) -> Any:
         if column.other and column.other_name is not None:
             labels.append(column.other_name)
         return _make_categories(list(values), labels, library, column.dtype == "Enum")
-    return make_plain_series(values, column.dtype, library)
+    return _make_plain(values, column.dtype, library)
 
 
-def make_plain_series(values: NDArray[Any] | list[Any], dtype: str, library: str) -> Any:
-    """Make a native series of numbers, texts or truth values, of a type of narwhals."""
+def make_series_of_objects(values: Sequence[Any], library: str) -> Any:
+    """Make a native series of objects of Python, with None where they are missing.
+
+    Its type is that of the values; if they have several types, they become text.
+    """
+    backend: Any = library
+    cleaned = [None if is_missing(value) else value for value in values]
+    if len({type(value) for value in cleaned} - {type(None)}) > 1:
+        cleaned = [None if value is None else str(value) for value in cleaned]
+    return nw.new_series("", cleaned, backend=backend).to_native()
+
+
+def _make_plain(values: NDArray[Any] | list[Any], dtype: str, library: str) -> Any:
+    """Make a series of numbers, texts or truth values."""
     backend: Any = library
     known: Any = None
     if re.fullmatch(r"U?Int\d+|Float(32|64)|String|Boolean", dtype):

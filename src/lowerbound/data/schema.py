@@ -31,8 +31,8 @@ from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.restoring import (
     fill_series,
     import_library,
-    make_plain_series,
     make_series,
+    make_series_of_objects,
     restore_type,
 )
 from lowerbound.errors import DataError
@@ -158,10 +158,17 @@ def _read_codes(raw: RawColumn, column: Column, missing: Mask) -> Floats:
             raise DataError(
                 f"{raw.describe_place(row, repr(value))}, which is not a category that the model "
                 f"knows ({join_names(column.categories)}); replace it by one of them or by a "
-                "missing value, or train with unknown='other'"
+                f"missing value, or train with {_suggest_for_unknown(column)}"
             )
         codes[row] = len(column.categories) if code is None else code
     return codes
+
+
+def _suggest_for_unknown(column: Column) -> str:
+    if column.type == "categorical":
+        return "unknown='other'"
+    are_numbers = all(isinstance(each, int | float) for each in column.categories)
+    return f"columns={{{column.name!r}: {'real' if are_numbers else 'categorical'!r}}}"
 
 
 def read_known(data: Any, schema: Schema) -> dict[str, tuple[Floats, Mask]]:
@@ -249,7 +256,7 @@ def make_table(
             made[column.name] = make_series(values, restored, schema.library)
         elif column.name in identifiers:
             own = identifiers[column.name]
-            made[column.name] = make_plain_series(own, column.dtype, schema.library)
+            made[column.name] = make_series_of_objects(own, schema.library)
         else:
             continue
         chosen.append(column)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,8 @@ def pool(
             have the same labels in the same order, because their values are taken by position.
         variances: their squared standard errors, ``[M, ...]``.
         complete_degrees: the degrees of freedom of the estimate in a complete table, such as the
-            number of rows less that of the coefficients; ``None`` for very many.
+            number of rows less that of the coefficients; ``None`` for very many. The interval is
+            infinite if the tables' own variances are 0 and their estimates differ.
 
     Raises:
         SettingsError: for fewer than two tables, different shapes or labels, negative variances, or
@@ -94,8 +96,12 @@ def pool(
         >>> round(float(pooled.degrees), 4)
         2.1494
     """
-    if complete_degrees is not None and not complete_degrees > 0:
-        raise SettingsError(f"pool: complete_degrees={complete_degrees!r} must be positive")
+    if complete_degrees is not None:
+        is_number = isinstance(complete_degrees, Real) and not isinstance(complete_degrees, bool)
+        if not (is_number and complete_degrees > 0):
+            raise SettingsError(
+                f"pool: complete_degrees={complete_degrees!r} must be a positive number"
+            )
     if isinstance(estimates, list | tuple) and isinstance(variances, list | tuple):
         _refuse_other_labels([*estimates, *variances])
     values, own = np.asarray(estimates, dtype=float), np.asarray(variances, dtype=float)
@@ -113,7 +119,7 @@ def pool(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = within / ((1 + 1 / tables) * between)
     degrees = np.where(between > 0, (tables - 1) * (1 + ratio) ** 2, math.inf)
-    if complete_degrees is not None:
+    if complete_degrees is not None and complete_degrees < math.inf:
         share = np.where(between > 0, 1 - 1 / (1 + ratio), 1.0)  # of the tables' own variances
         observed = (complete_degrees + 1) / (complete_degrees + 3) * complete_degrees * share
         degrees = 1 / (1 / degrees + 1 / np.maximum(observed, np.finfo(float).tiny))

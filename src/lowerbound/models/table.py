@@ -74,8 +74,8 @@ class TableModel(LatentModel):
         SettingsError: for a share that is not from 0 to 1.
 
     Attributes:
-        LARGE: from this number of rows on, the default learning rate is 0.002 in place of 0.001,
-            because a larger network learns from many rows in the same number of steps.
+        LARGE: from this number of training rows on, the default learning rate is 0.002 in place of
+            0.001, because a larger network learns from many rows in the same number of steps.
 
     Source: Ma et al. 2019, "EDDI: efficient dynamic discovery of high-value information with
     partial VAE"; Ivanov, Figurnov & Vetrov 2019, "Variational autoencoder with arbitrary
@@ -185,8 +185,8 @@ class TableModel(LatentModel):
                 there are kept, and the others are drawn from their distribution given these, by
                 importance resampling: z from q(z given the known entries), chosen in proportion to
                 its weights, and then the columns from p(x given z). The cost does not depend on how
-                rare the known entries are. Identifiers are kept, and unknown categories are
-                ``other`` in the answer.
+                rare the known entries are. In a frame, identifiers are kept, and unknown
+                categories are ``other`` in the answer.
             mean: give the natural point of p(x given z) instead of a draw from it: the most
                 probable category, and the median of positive numbers and proportions.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.

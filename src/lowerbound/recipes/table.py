@@ -17,12 +17,18 @@ if TYPE_CHECKING:
 
 Latent = Annotated[
     int | None,
-    Field(ge=1, description="number of dimensions of z; by default 10, or 20 from 10,000 rows on"),
+    Field(
+        ge=1,
+        description="number of dimensions of z; by default 10, or 20 for 10,000 training rows or "
+        "more",
+    ),
 ]
 Hidden = Annotated[
     int | None,
     Field(
-        ge=1, description="units of each hidden layer; by default 128, or 256 from 10,000 rows on"
+        ge=1,
+        description="units of each hidden layer; by default 128, or 256 for 10,000 training rows "
+        "or more",
     ),
 ]
 Samples = Annotated[
@@ -50,7 +56,7 @@ Dropout = Annotated[
 # The number of rows for which half of the decoder's hidden units are dropped.
 _ROWS_OF_HALF = 500
 
-# Tables of less than 600 rows are trained for fewer steps, because their epochs are limited:
+# Tables of at most 640 training rows are trained for fewer steps, because their epochs are limited:
 # otherwise the intervals of imputations become too narrow.
 _TRAINING = {
     "batch_size": 128,
