@@ -245,7 +245,7 @@ def test_fewer_rows_are_trained_with_more_dropout(rows):
 
 
 @pytest.mark.parametrize("name", ["table", "missing-not-at-random"])
-@pytest.mark.parametrize(("rows", "latent", "hidden"), [(9_999, 10, 128), (10_000, 20, 256)])
+@pytest.mark.parametrize(("rows", "latent", "hidden"), [(14_999, 10, 128), (15_000, 20, 256)])
 def test_large_tables_have_larger_networks(name, rows, latent, hidden):
     frame = make_table(rows)
     frame.iloc[:50, 0] = None
@@ -261,7 +261,7 @@ def test_large_tables_have_larger_networks(name, rows, latent, hidden):
     assert find_sizes(latent=3, hidden=7) == (3, False)
 
 
-@pytest.mark.parametrize(("rows", "rate"), [(9_999, 0.001), (10_000, 0.002)])
+@pytest.mark.parametrize(("rows", "rate"), [(14_999, 0.001), (15_000, 0.002)])
 def test_large_tables_are_trained_with_a_larger_learning_rate(rows, rate):
     data, recipe = lb.load_data(make_table(rows), test_fraction=0.0), find_recipe("table")
     model, objective = recipe.build(data, {"hidden": 4}, seed=0)

@@ -82,7 +82,7 @@ class TableModel(LatentModel):
     conditioning".
     """
 
-    LARGE: ClassVar[int] = 10_000
+    LARGE: ClassVar[int] = 15_000
 
     def __init__(
         self, prior: nn.Module, posterior: nn.Module, likelihood: nn.Module, hide: float = 0.5

@@ -19,7 +19,7 @@ Latent = Annotated[
     int | None,
     Field(
         ge=1,
-        description="number of dimensions of z; by default 10, or 20 for 10,000 training rows or "
+        description="number of dimensions of z; by default 10, or 20 for 15,000 training rows or "
         "more",
     ),
 ]
@@ -27,7 +27,7 @@ Hidden = Annotated[
     int | None,
     Field(
         ge=1,
-        description="units of each hidden layer; by default 128, or 256 for 10,000 training rows "
+        description="units of each hidden layer; by default 128, or 256 for 15,000 training rows "
         "or more",
     ),
 ]

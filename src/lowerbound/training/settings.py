@@ -44,7 +44,7 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     learning_rate: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     """Learning rate of the optimiser; 0.001 if not given.
 
-    For a :class:`lowerbound.LogJoint` the default is 0.05, and for a table of 10,000 training rows
+    For a :class:`lowerbound.LogJoint` the default is 0.05, and for a table of 15,000 training rows
     or more 0.002. An optimiser instance has its own.
     """
 
