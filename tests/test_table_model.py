@@ -273,7 +273,7 @@ def test_large_tables_are_trained_with_a_larger_learning_rate(rows, rate):
 
 @pytest.mark.parametrize("name", ["table", "missing-not-at-random"])
 @pytest.mark.parametrize("rows", [90, 180, 800])
-def test_small_tables_are_trained_for_fewer_steps(name, rows, monkeypatch):
+def test_small_tables_are_trained_for_fewer_steps(name, rows):
     frame = make_table(rows)
     frame.iloc[:50, 0] = None
     data, recipe = lb.load_data(frame, test_fraction=0.0), find_recipe(name)
