@@ -21,33 +21,8 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
         ),
         "",
     ]
-    if "miwae" in done:
-        rows = done["miwae"]["seeds"]
-        lines += [
-            "## Half of breast_cancer is missing",
-            "",
-            paragraph(
-                "The experiment of Mattei & Frellsen 2019: the 30 columns are standardised, and",
-                "half of the entries are missing completely at random. Their notebook reports a",
-                "bound of -5.24 nats and a mean squared error of imputations of 0.300 after 601",
-                "epochs. Here K = 20, as there. The bound uses 50 draws, and is that of the",
-                "observed entries of the training rows.",
-            ),
-            "",
-            *table(
-                "seed | bound, nats | error of imputations | training",
-                (
-                    [
-                        str(seed),
-                        f"{row['bound']:.2f}",
-                        f"{row['error']:.3f}",
-                        f"{row['seconds']:.0f} s",
-                    ]
-                    for seed, row in enumerate(rows)
-                ),
-            ),
-            "",
-        ]
+    if "miwae" in done or "miwae-notebook" in done:
+        lines += [*_describe_miwae(done), ""]
     if "held-out" in done:
         lines += [*_describe_held_out(done["held-out"]["seeds"]), ""]
     # Each table has a file of its own, so the page shows those that are there.
@@ -133,6 +108,40 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
     if done:
         lines += [describe_machines(result["machine"] for result in done.values()), ""]
     (folder.parent / "tables.md").write_text("\n".join(lines), encoding="utf8")
+
+
+def _describe_miwae(done: dict[str, Any]) -> list[str]:
+    names = {"miwae": "usual", "miwae-notebook": "those of the notebook"}
+    return [
+        "## Half of breast_cancer is missing",
+        "",
+        paragraph(
+            "The experiment of Mattei & Frellsen 2019: the 30 columns are standardised, and half of",
+            "the entries are missing completely at random. The authors' notebook reports a bound of",
+            "-5.24 nats and a mean squared error of imputations of 0.300 after 601 epochs. Here",
+            "K = 20, as there. The bound uses 50 draws, and is that of the observed entries of the",
+            "training rows, so it also rewards learning these rows by heart. The usual settings",
+            "prevent that by dropout and by hiding entries; those of the notebook are 601 epochs of",
+            "batches of 64 rows, the learning rate 0.001 and ReLU, without dropout or hidden",
+            "entries. The next section has the bounds of other rows.",
+        ),
+        "",
+        *table(
+            "settings | seed | bound, nats | error of imputations | training",
+            (
+                [
+                    settings,
+                    str(seed),
+                    f"{row['bound']:.2f}",
+                    f"{row['error']:.3f}",
+                    f"{row['seconds']:.0f} s",
+                ]
+                for name, settings in names.items()
+                if name in done
+                for seed, row in enumerate(done[name]["seeds"])
+            ),
+        ),
+    ]
 
 
 def _describe_not_at_random(rows: list[dict[str, Any]]) -> list[str]:
