@@ -14,6 +14,7 @@ import table_noise_and_data
 import table_objectives
 import table_penalties
 import table_scores
+import table_self_masked
 import table_starts
 import table_structured_models
 import table_tables
@@ -36,6 +37,7 @@ AREAS: dict[str, list[Mutation]] = {
     "verdicts": table_verdicts.MUTATIONS,
     "scores": table_scores.MUTATIONS,
     "tables": table_tables.MUTATIONS,
+    "self-masked tables": table_self_masked.MUTATIONS,
     "starts and networks": table_starts.MUTATIONS,
     "training": table_training.MUTATIONS,
     "noise and data": table_noise_and_data.MUTATIONS,
