@@ -60,7 +60,7 @@ class WakeSleepModel(lb.LatentModel):
         )
 
     def _dream(self, count: int) -> Tensor:
-        """log q(z given x) at draws (z, x) from the model, ``[B]``."""
+        """log q(z|x) at draws (z, x) from the model, ``[B]``."""
         with torch.no_grad():
             z = self.prior().sample((count,))
             x = self.likelihood(z[None]).sample()[0]
@@ -72,7 +72,7 @@ class WakeSleepModel(lb.LatentModel):
 class WakeSleep(lb.Objective):
     """The objective of Hinton et al. 1995.
 
-    The decoder maximises log p(x, z) at z from q, and the encoder log q(z given x) in dreams.
+    The decoder maximises log p(x, z) at z from q, and the encoder log q(z|x) in dreams.
     """
 
     def bound(self, draw: Draw) -> Tensor:

@@ -51,7 +51,7 @@ LEAPFROG_STEPS, ACCEPTANCE, WEIGHT_UPDATES = 10, 0.9, 5
 def marginal_likelihood(model: lb.LatentModel, x: Tensor) -> tuple[float, float]:
     """The mean of log p(x) over ``x``, and the median number of effective points.
 
-    p(x) = E_p(z)[p(x given z)] is integrated by quasi-Monte-Carlo over the three latents, with the
+    p(x) = E_p(z)[p(x|z)] is integrated by quasi-Monte-Carlo over the three latents, with the
     same points for all examples. No encoder takes part, so methods can be compared.
     """
     points = torch.from_numpy(qmc.Sobol(LATENT, seed=0).random(GRID)).clamp(1e-9, 1 - 1e-9)
@@ -119,7 +119,7 @@ class Curve(lb.Observer):
 
 
 class MonteCarloEM:
-    """Draws z from p(z given x) by Hamiltonian Monte Carlo, then maximises log p(x, z).
+    """Draws z from p(z|x) by Hamiltonian Monte Carlo, then maximises log p(x, z).
 
     Each visit of an example adds one trajectory to its chain, and some updates of the weights
     follow. The step size of the trajectories is tuned for an acceptance of 90%. The noise of an

@@ -118,7 +118,7 @@ class TrueLikelihood(nn.Module):
         self.truth = truth
 
     def forward(self, z: Tensor, batch: Tensor, exposure: Tensor) -> FactorialNegativeBinomial:
-        """p(x given z, batch)."""
+        """p(x|z, batch)."""
         log_mean = self.truth.log_shares(z.double(), batch).to(z.dtype) + exposure.log()[:, None]
         log_dispersion = self.truth.inverse_dispersion.log().to(z.dtype)
         return FactorialNegativeBinomial(log_mean, log_dispersion, 1)

@@ -42,7 +42,7 @@ class Posterior(nn.Module):
             self.needs = ("batch",)
 
     def forward(self, x: Tensor, batch: Tensor | None = None) -> Independent:
-        """q(z given x), and given the batch."""
+        """q(z|x), and given the batch."""
         hidden = self.encoder.encoder(x.log1p(), *([batch[:, None]] if self.is_given_batch else []))
         variance = self.encoder.var_activation(self.encoder.var_encoder(hidden))
         scale = (variance + self.encoder.var_eps).sqrt()
@@ -60,7 +60,7 @@ class Likelihood(nn.Module):
         self.log_inverse_dispersion = module.px_r
 
     def forward(self, z: Tensor, batch: Tensor, exposure: Tensor) -> FactorialNegativeBinomial:
-        """p(x given z, batch): the decoder's shares of each gene, times the exposure."""
+        """p(x|z, batch): the decoder's shares of each gene, times the exposure."""
         batches = batch.expand(z.shape[:-1]).reshape(-1, 1)
         hidden = self.decoder.px_decoder(z.reshape(-1, z.shape[-1]), batches)
         log_share = self.decoder.px_scale_decoder[0](hidden).log_softmax(-1)

@@ -226,7 +226,7 @@ def write_page() -> None:
             "from the bound of the test pictures, and are those of 8-bit pixels for both:",
             "`aevb-gaussian` sees them dequantised. The error is the root mean squared difference",
             "of pixels, which are from 0 to 255. Reconstructions and samples are means of",
-            "p(x given z). For samples, z is drawn from the prior, except for the details z1 of",
+            "p(x|z). For samples, z is drawn from the prior, except for the details z1 of",
             "the recipe `photos`: each of them is the mean of its prior given z2. So these samples",
             "are smoother than draws from the model, which `model.sample(n)` gives.",
         ),

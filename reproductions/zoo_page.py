@@ -237,7 +237,7 @@ def write_sprites(results: Results) -> Iterator[str]:
         "recipes' own batch sizes, learning rates and weights of the penalties. The encoder and",
         f"the decoder have {DENSE['layers']} dense layers of {DENSE['hidden']} units each; with",
         "the recipes' usual convolutions, training takes five times as long. The scores are",
-        "computed from the means of q(z given x) for",
+        "computed from the means of q(z|x) for",
         f"{any_result['test_examples']:,} other pictures (see `lb.disentanglement`). All are",
         "from 0 to 1, and higher is better.",
     )

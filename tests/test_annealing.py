@@ -27,7 +27,7 @@ def short_pilot(monkeypatch):
 
 
 def linear_model(latent=2, dims=5, noise_scale=0.5) -> tuple[lb.LatentModel, MultivariateNormal]:
-    """p(x given z) = N(W z + b, noise^2) with an arbitrary encoder, and the evidence."""
+    """p(x|z) = N(W z + b, noise^2) with an arbitrary encoder, and the evidence."""
     shape = torch.Size([latent] if isinstance(latent, int) else latent)
     model = lb.LatentModel(
         lb.StandardNormal(latent),
@@ -45,7 +45,7 @@ def linear_model(latent=2, dims=5, noise_scale=0.5) -> tuple[lb.LatentModel, Mul
 
 
 def tempered_posterior(model: lb.LatentModel, x: torch.Tensor, beta: float) -> MultivariateNormal:
-    """p(z) p(x given z)^beta, normalised, of a linear model."""
+    """p(z) p(x|z)^beta, normalised, of a linear model."""
     layer, precision = (
         model.likelihood.network.layers[0],
         beta * torch.exp(-2 * model.likelihood.log_scale).double(),

@@ -108,7 +108,7 @@ X = torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0]], dtype=torch.float64)
 
 
 def list_terms(model, x):
-    """log p(x, z) and log q(z given x) of every state, written out, ``[S]`` each."""
+    """log p(x, z) and log q(z|x) of every state, written out, ``[S]`` each."""
     prior = model.prior().logits.log_softmax(-1)
     q = model.posterior(x).logits[0].log_softmax(-1)
     joint, log_q = [], []

@@ -60,7 +60,7 @@ def test_the_size_is_within_two_percent_of_the_bound(model_and_data):
 
 
 def test_the_bits_of_z_are_given_back(model_and_data):
-    """Without that, each example would cost log q(z given x) more than minus its bound."""
+    """Without that, each example would cost log q(z|x) more than minus its bound."""
     model, data = model_and_data
     _, size = compress(model, data)
     terms = lb.evaluate(model, lb.ELBO(), data).terms

@@ -15,7 +15,7 @@ from linear_models import NOISE, ORTHOGONAL, SLANTED, linear_vae
 
 
 def find_exact_bounds(q, x, loadings, evidence, precision):
-    """The bound of each example without noise: log p(x) - KL(q || p(z given x))."""
+    """The bound of each example without noise: log p(x) - KL(q || p(z|x))."""
     means = x @ torch.linalg.solve(precision, loadings.T).T / NOISE**2
     posterior = MultivariateNormal(means, precision_matrix=precision)
     own = MultivariateNormal(q.mean, torch.diag_embed(q.variance))

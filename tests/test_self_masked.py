@@ -338,7 +338,7 @@ class Linear(nn.Module):
 
 
 class Wide(lb.Conditional):
-    """q(z given x): that of the observed entries alone, but wider."""
+    """q(z|x): that of the observed entries alone, but wider."""
 
     needs = ("observed",)
 

@@ -734,7 +734,7 @@ class Poisoned(nn.Module):
 @pytest.mark.parametrize(
     ("where", "term", "tensor"),
     [
-        ("value", "log_likelihood", "log p(x given z)"),
+        ("value", "log_likelihood", "log p(x|z)"),
         ("gradient", "gradient", "posterior.network.layers.0.weight"),
     ],
 )

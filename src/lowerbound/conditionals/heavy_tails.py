@@ -74,7 +74,7 @@ class StudentT(LocationScale):
 
     The degrees of freedom :math:`\nu` say how heavy the tails are: 1 for a Cauchy distribution, and
     many for almost a Gaussian. As a likelihood it is robust to outliers. As a posterior it gives
-    importance weights a finite variance if its tails cover those of p(z given x). The outputs of
+    importance weights a finite variance if its tails cover those of p(z|x). The outputs of
     the network, the options of the scale and its bounds are those of :class:`Gaussian`, without
     ``"optimal"``. The standard deviation is :math:`\sigma \sqrt{\nu / (\nu - 2)}`.
 

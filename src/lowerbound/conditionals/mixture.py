@@ -151,7 +151,7 @@ class GaussianMixture(Parametric):
     draw. Morningstar et al. 2021 (SIWAE) draw from every component instead. That needs no implicit
     gradient, but K times as many evaluations of the likelihood.
 
-    As a prior, use it within :class:`lowerbound.Given`, which makes it p(z given c).
+    As a prior, use it within :class:`lowerbound.Given`, which makes it p(z|c).
 
     Args:
         network: from the input to K logits, K J means and K J log variances:

@@ -177,7 +177,7 @@ class SelfMasked(Masked):
             + \sum_{s_c = 1} \log \mathrm{E}_{p(x_c \mid z)} [\pi_c(x_c)]
 
     Its draws are of complete rows, given which entries are missing. An entry that is missing has
-    the distribution :math:`p(x_c \mid z) \, \pi_c(x_c)` up to a constant, and not p(x given z).
+    the distribution :math:`p(x_c \mid z) \, \pi_c(x_c)` up to a constant, and not p(x|z).
 
     **What the data can tell.** They cannot tell by themselves why values are missing. The slope is
     learned from two assumptions: that :math:`s_c` depends on the column's own value alone, so that

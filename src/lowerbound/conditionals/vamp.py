@@ -18,7 +18,7 @@ from lowerbound.settings import check_whole_number
 
 @describable
 class VampPrior(Conditional):
-    r"""The variational mixture of posteriors: q(z given u), averaged over learned pseudo-inputs u.
+    r"""The variational mixture of posteriors: q(z|u), averaged over learned pseudo-inputs u.
 
     .. math:: p(z) = \frac1K \sum_{k=1}^K q(z \mid u_k)
 
@@ -27,7 +27,7 @@ class VampPrior(Conditional):
     the model is saved and loaded. KL(q || p) has no closed form, so the rate is sampled.
 
     Args:
-        posterior: q(z given x), the model's.
+        posterior: q(z|x), the model's.
         pseudo_inputs: the initial values of the K pseudo-inputs, ``[K, *event]``: examples, an
             array or a tensor, such as some of the training data. 8-bit pixels are scaled to [0, 1].
             A number, K: they are random, and :func:`lowerbound.fit` starts them at K of the

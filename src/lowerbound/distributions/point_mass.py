@@ -14,7 +14,7 @@ from lowerbound.distributions.entries import iterate_inside
 class PointMass(Distribution):
     """All probability at one point: its log probability is 0 there, and -inf elsewhere.
 
-    It has no density, so a bound with it as q is a score: log p(x given z) + log p(z) at the point.
+    It has no density, so a bound with it as q is a score: log p(x|z) + log p(z) at the point.
 
     Args:
         loc: the point, ``[*batch, *event]``.

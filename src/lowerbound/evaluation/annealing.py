@@ -46,7 +46,7 @@ _FAR = (1234.5, -1234.5)
 # The smallest number of distributions whose half is at least two.
 _FEWEST_TO_HALVE = 4
 
-_ADVICE = "annealing needs p(z) and p(x given z) as separate parts; use lb.log_likelihood"
+_ADVICE = "annealing needs p(z) and p(x|z) as separate parts; use lb.log_likelihood"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

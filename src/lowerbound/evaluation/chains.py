@@ -45,7 +45,7 @@ class ChainState(NamedTuple):
     likelihood_gradient: Tensor
 
     def log_density(self, beta: float) -> Tensor:
-        """log p(z) + beta log p(x given z), ``[C, B]``."""
+        """log p(z) + beta log p(x|z), ``[C, B]``."""
         return self.log_prior + beta * self.log_likelihood
 
     def gradient(self, beta: float) -> Tensor:
@@ -54,7 +54,7 @@ class ChainState(NamedTuple):
 
 
 class AnnealingPath:
-    """The distributions from p(z) to p(z given x) for a batch ``x``, and the chains between them.
+    """The distributions from p(z) to p(z|x) for a batch ``x``, and the chains between them.
 
     Args:
         model: the model.
@@ -204,7 +204,7 @@ def _log_mean(log_w: Tensor) -> Tensor:
 def _gradient(log_density: Tensor, z: Tensor) -> Tensor:
     if not log_density.requires_grad:
         raise UnsupportedError(
-            "log p(z) or log p(x given z) has no gradient with respect to z, and annealing needs "
+            "log p(z) or log p(x|z) has no gradient with respect to z, and annealing needs "
             "it; use lb.log_likelihood"
         )
     return torch.autograd.grad(log_density.sum(), z)[0]

@@ -4,8 +4,8 @@ Bits-back coding (Hinton & van Camp 1993; Townsend, Bird & Barber 2019, "Practic
 compression with latent variables using bits back coding") needs about ``-bound / log 2`` bits for
 an example, with the bound in nats. The coder is a stack of bits. For each example it
 
-1. pops z from the stack, by decoding bits that are already there with q(z given x);
-2. pushes x, encoded with p(x given z);
+1. pops z from the stack, by decoding bits that are already there with q(z|x);
+2. pushes x, encoded with p(x|z);
 3. pushes z, encoded with p(z).
 
 The bits of the first step are not lost: decompression, which reverses the three steps, puts them

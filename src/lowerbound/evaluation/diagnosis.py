@@ -52,7 +52,7 @@ class Probe:
         x: the examples, ``[B, *event]``.
         q: their posteriors.
         p: the likelihood at draws from the posterior, batch shape ``[K, B]``.
-        log_likelihood: log p(x given z) at draws from the prior, ``[K, B]``.
+        log_likelihood: log p(x|z) at draws from the prior, ``[K, B]``.
         dead: the share of constant units of each activation in encoder and decoder, by its path.
     """
 

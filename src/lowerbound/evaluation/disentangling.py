@@ -79,7 +79,7 @@ def disentanglement(
     """Measure how well the units of a model's code separate the data's factors of variation.
 
     The code of an example is :meth:`Model.encode <lowerbound.Model.encode>` of it: for most models
-    the mean of q(z given x). All scores are computed from codes and factors alone:
+    the mean of q(z|x). All scores are computed from codes and factors alone:
 
     - the *mutual information gap*, MIG (Chen, Li, Grosse & Duvenaud 2018): for each factor, the
       mutual information with the most informative unit less that with the next, as a share of the

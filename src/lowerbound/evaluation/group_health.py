@@ -25,7 +25,7 @@ class CodeUse:
     """How a discrete group of latents uses its codes.
 
     Args:
-        probabilities: the mean over examples of q(z_j = c given x), ``[J, C]``.
+        probabilities: the mean over examples of q(z_j = c|x), ``[J, C]``.
         used: whether a code is the most probable one for some example, ``[J, C]``.
     """
 
@@ -62,7 +62,7 @@ class GroupHealth:
     """The information that one group of latents carries, in nats per example.
 
     Args:
-        rate: KL(q(z given x) || p(z)).
+        rate: KL(q(z|x) || p(z)).
         rate_per_unit: the rate of each unit, ``[J]``; ``None`` if there is no closed form, or units
             are not independent.
         variances: of the means of each unit over all examples, ``[J]``. For a unit that is one of

@@ -155,7 +155,7 @@ def log_likelihood(
     compile: Choice = "auto",
     progress: ProgressCallback | None = None,
 ) -> LikelihoodEstimate:
-    r"""log p(x) by importance sampling with q(z given x), in nats per example.
+    r"""log p(x) by importance sampling with q(z|x), in nats per example.
 
     .. math:: \log \hat p(x) =
         \log \frac1K \sum_{k=1}^K \frac{p(x \mid z_k)\, p(z_k)}{q(z_k \mid x)},

@@ -111,7 +111,7 @@ class PosteriorHealth:
 
     @property
     def gap(self) -> float:
-        """log p(x) minus the bound: KL(q || p(z given x))."""
+        """log p(x) minus the bound: KL(q || p(z|x))."""
         return self.log_evidence - self.elbo
 
     @property

@@ -67,7 +67,7 @@ class RefinedPosterior:
         return f"{stopped_short}. So the posteriors can still be refined; take more steps"
 
     def reconstruct(self, **given: Any) -> Tensor:
-        """The mean of p(x given z) at the embeddings, ``[N, *event]``.
+        """The mean of p(x|z) at the embeddings, ``[N, *event]``.
 
         Args:
             given: fields in place of the examples' own, as for

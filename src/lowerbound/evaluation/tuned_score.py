@@ -1,4 +1,4 @@
-"""log p(x given z) for a long evaluation, compiled if that is faster."""
+"""log p(x|z) for a long evaluation, compiled if that is faster."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def can_tune(model: Model) -> TypeGuard[LatentModel | LayeredModel]:
 
 
 class TunedScore:
-    """log p(x given z) of chunks of draws.
+    """log p(x|z) of chunks of draws.
 
     A chunk of another shape than the first runs uncompiled, because it would need a compilation of
     its own.
 
     Args:
-        likelihood: p(x given z).
+        likelihood: p(x|z).
         choice: ``"auto"``: compile if the evaluation is long enough, and a few chunks show that
             compiled ones are faster. ``"always"``: compile from the second chunk on.
         device: of the model.
@@ -71,7 +71,7 @@ class TunedScore:
         self.tuner.start()
 
     def __call__(self, z: Tensor, x: Tensor, **fields: Tensor) -> Tensor:
-        """log p(x given z), ``[K, B]``."""
+        """log p(x|z), ``[K, B]``."""
         self.last = z.shape
         if z.shape != self.shape:
             return self.products.run(lambda: self.plain(z, x, **fields))

@@ -74,7 +74,7 @@ class Model(nn.Module, ABC):
     <lowerbound.Examples.of>` takes them.
     """
 
-    log_likelihood_name: str = "log p(x given z)"
+    log_likelihood_name: str = "log p(x|z)"
     """What error messages call the log likelihood."""
 
     def examples(self, data: Any, *, name: str = "data") -> Examples:
@@ -140,7 +140,7 @@ class Model(nn.Module, ABC):
         return {}
 
     def likelihood_is_mass(self, examples: Examples) -> bool | None:
-        """Whether p(x given z) is a probability mass, rather than a density, by its support.
+        """Whether p(x|z) is a probability mass, rather than a density, by its support.
 
         :meth:`Examples.bits_per_dimension` needs to know. ``None`` if the likelihood does not say.
         """
@@ -150,7 +150,7 @@ class Model(nn.Module, ABC):
         return is_mass(p)
 
     def count_scored_entries(self, examples: Examples) -> float | None:
-        """The average number of entries of an example that p(x given z) scores; ``None`` for all.
+        """The average number of entries of an example that p(x|z) scores; ``None`` for all.
 
         A likelihood of sequences of different lengths does not score what follows their ends. Its
         distribution has a method ``count_scored``.

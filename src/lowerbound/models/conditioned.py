@@ -14,9 +14,9 @@ class ConditionedParts:
     """The three distributions of a latent-variable model for one batch and its fields.
 
     Args:
-        q: the posterior q(z given x), batch shape ``[B]``.
+        q: the posterior q(z|x), batch shape ``[B]``.
         prior: the prior p(z), batch shape ``[]``, or ``[B]`` if it depends on fields.
-        likelihood: from z, ``[K, B, *latent]``, to p(x given z).
+        likelihood: from z, ``[K, B, *latent]``, to p(x|z).
     """
 
     q: Distribution

@@ -24,19 +24,19 @@ class Draw:
 
     Args:
         z: the latents, ``[K, B, *units]``; several groups are concatenated as vectors.
-        likelihood_term: computes log p(x given z), ``[K, B]``.
+        likelihood_term: computes log p(x|z), ``[K, B]``.
         prior_term: computes log p(z), ``[K, B]``.
-        posterior_term: computes log q(z given x), ``[K, B]``.
-        stopgrad_parameters_term: computes log q(z given x) with a stop-gradient on the posterior's
+        posterior_term: computes log q(z|x), ``[K, B]``.
+        stopgrad_parameters_term: computes log q(z|x) with a stop-gradient on the posterior's
             parameters, ``[K, B]``; ``None`` if the posterior cannot score a given point.
-        stopgrad_z_term: computes log q(z given x) with a stop-gradient on z, ``[K, B]``; ``None``
+        stopgrad_z_term: computes log q(z|x) with a stop-gradient on z, ``[K, B]``; ``None``
             in the same case.
         weight_term: computes the log importance weight, ``[K, B]``, if it is not
-            ``log p(x given z) + log p(z) - log q(z given x)``: the marginal weight of a model in
+            ``log p(x|z) + log p(z) - log q(z|x)``: the marginal weight of a model in
             which some latents are summed out.
-        q: the posterior q(z given x), batch shape ``[B]``; ``None`` for several groups.
+        q: the posterior q(z|x), batch shape ``[B]``; ``None`` for several groups.
         prior: the prior p(z); ``None`` for several groups.
-        p: the likelihood p(x given z), batch shape ``[K, B]``.
+        p: the likelihood p(x|z), batch shape ``[K, B]``.
         groups: the groups of latents by name, in the order in which they are drawn. Empty for a
             model without groups.
         extra: other values that an objective of your own reads.
@@ -135,7 +135,7 @@ class Draw:
 
     @once
     def log_likelihood(self) -> Tensor:
-        """log p(x given z), ``[K, B]``, in nats."""
+        """log p(x|z), ``[K, B]``, in nats."""
         return self.likelihood_term()
 
     @once
@@ -145,14 +145,14 @@ class Draw:
 
     @once
     def log_q(self) -> Tensor:
-        """log q(z given x), ``[K, B]``, in nats."""
+        """log q(z|x), ``[K, B]``, in nats."""
         return self.posterior_term()
 
     @once
     def log_w(self) -> Tensor:
         """The log importance weights, ``[K, B]``, in nats.
 
-        They are ``log p(x given z) + log p(z) - log q(z given x)``, or the marginal weight if some
+        They are ``log p(x|z) + log p(z) - log q(z|x)``, or the marginal weight if some
         latents are summed out.
         """
         if self.weight_term is not None:
@@ -161,7 +161,7 @@ class Draw:
 
     @once
     def log_q_stopgrad_parameters(self) -> Tensor:
-        """log q(z given x) with a stop-gradient on the posterior's parameters, ``[K, B]``.
+        """log q(z|x) with a stop-gradient on the posterior's parameters, ``[K, B]``.
 
         Its gradient goes only through z; with several groups, through all latents.
 
@@ -174,7 +174,7 @@ class Draw:
 
     @once
     def log_q_stopgrad_z(self) -> Tensor:
-        """log q(z given x) with a stop-gradient on z, ``[K, B]``.
+        """log q(z|x) with a stop-gradient on z, ``[K, B]``.
 
         Its gradient goes only to the posterior's parameters.
 
@@ -258,7 +258,7 @@ class Draw:
 
     @once
     def analytic_rate(self) -> Tensor | None:
-        """KL(q(z given x) || p(z)) in closed form, ``[B]``.
+        """KL(q(z|x) || p(z)) in closed form, ``[B]``.
 
         For several groups it is the sum over the groups, each averaged over the latents on which it
         depends. ``None`` if a group has no closed form.
@@ -271,12 +271,12 @@ class Draw:
 
     @once
     def sampled_rate(self) -> Tensor:
-        """The Monte-Carlo estimate ``mean_k [log q(z_k given x) - log p(z_k)]``, ``[B]``."""
+        """The Monte-Carlo estimate ``mean_k [log q(z_k|x) - log p(z_k)]``, ``[B]``."""
         return (self.log_q - self.log_prior).mean(0)
 
     @property
     def rate(self) -> Tensor:
-        """KL(q(z given x) || p(z)), ``[B]``: in closed form if it has one, else sampled.
+        """KL(q(z|x) || p(z)), ``[B]``: in closed form if it has one, else sampled.
 
         For several groups it is the sum of their rates.
         """

@@ -27,7 +27,7 @@ class _Sums:
     Args:
         q: the posterior, batch shape ``[B]``.
         prior: the prior.
-        log_likelihood: log p(x given z) of each state, ``[S, B]``.
+        log_likelihood: log p(x|z) of each state, ``[S, B]``.
         states: ``[S, B, *event]``.
     """
 
@@ -46,7 +46,7 @@ class _Sums:
 
     @once
     def log_q_SB(self) -> Tensor:
-        """log q(z given x) of each state."""
+        """log q(z|x) of each state."""
         return score_latents(self.q, self.states)
 
     def expect(self, name: str) -> Tensor:
@@ -79,8 +79,8 @@ class EnumeratedModel(LatentModel):
 
     Args:
         prior: p(z), such as ``lb.OneHot(lb.constant((J, C), learned=False))``.
-        posterior: q(z given x), :class:`lowerbound.OneHot` or :class:`lowerbound.Bernoulli`.
-        likelihood: p(x given z).
+        posterior: q(z|x), :class:`lowerbound.OneHot` or :class:`lowerbound.Bernoulli`.
+        likelihood: p(x|z).
 
     Raises:
         UnsupportedError: at the first draw, if the latents cannot be enumerated, or for a

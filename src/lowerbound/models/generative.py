@@ -30,13 +30,13 @@ from lowerbound.settings import check_seed, check_whole_number
 
 
 class GenerativeModel(Model):
-    """A model of data x with latents z: a prior p(z), a posterior q(z given x), and p(x given z).
+    """A model of data x with latents z: a prior p(z), a posterior q(z|x), and p(x|z).
 
     :class:`lowerbound.LatentModel` has one group of latents, and :class:`lowerbound.LayeredModel`
     has several. Evaluations that need the distributions themselves get them from
     :meth:`conditioned`.
 
-    To write your own: assign p(x given ...) to ``self.likelihood``, name all parts in
+    To write your own: assign p(x|...) to ``self.likelihood``, name all parts in
     :meth:`list_parts`, and implement the three distributions and :meth:`Model.draw`.
     """
 
@@ -48,7 +48,7 @@ class GenerativeModel(Model):
 
     @abstractmethod
     def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:
-        """q(z given x) for the fields that it needs, batch shape ``[B]``."""
+        """q(z|x) for the fields that it needs, batch shape ``[B]``."""
 
     @abstractmethod
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
@@ -56,7 +56,7 @@ class GenerativeModel(Model):
 
     @abstractmethod
     def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
-        """p(x given z) as a function of z, ``[K, B, *latent]``, for the fields that it needs."""
+        """p(x|z) as a function of z, ``[K, B, *latent]``, for the fields that it needs."""
 
     @property
     def needs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -70,7 +70,7 @@ class GenerativeModel(Model):
         return tuple(name for name in names if name not in self.needs)
 
     def conditioned(self, x: Tensor, given: Mapping[str, Tensor] | None = None) -> ConditionedParts:
-        """q(z given x), p(z), and p(x given z) as a function of z, for a batch.
+        """q(z|x), p(z), and p(x|z) as a function of z, for a batch.
 
         All code that uses the parts of a model calls this method, so that each part receives the
         fields that it needs.
@@ -135,11 +135,11 @@ class GenerativeModel(Model):
     def sample(
         self, count: int, *, mean: bool = False, seed: int | None = None, **given: Any
     ) -> Tensor:
-        """Draws of data: z from the prior, then x from p(x given z).
+        """Draws of data: z from the prior, then x from p(x|z).
 
         Args:
             count: the number of draws.
-            mean: give the mean of p(x given z) instead of a draw from it, as pictures in papers do.
+            mean: give the mean of p(x|z) instead of a draw from it, as pictures in papers do.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
             given: the fields that prior and likelihood need by name: one value for all draws, or
                 one for each. A category may be given as text, ``label="3"``, if the model's
@@ -163,18 +163,18 @@ class GenerativeModel(Model):
 
     @abstractmethod
     def decode(self, z: Any, **given: Any) -> Tensor:
-        """The mean of p(x given z), ``[N, *event]``, for latents such as ``encode`` gives."""
+        """The mean of p(x|z), ``[N, *event]``, for latents such as ``encode`` gives."""
 
     @torch.no_grad()
     def reconstruct(self, data: Any, **given: Any) -> Tensor:
-        """The mean of p(x given z) at the natural point of q(z given x), ``[N, *event]``.
+        """The mean of p(x|z) at the natural point of q(z|x), ``[N, *event]``.
 
         It is the same at every call.
 
         Args:
             data: examples, or raw data as for :meth:`~lowerbound.Model.examples`: ``[N, *event]``.
                 For AnnData the result is an array.
-            given: fields in place of the examples' own for p(x given z), which show each example as
+            given: fields in place of the examples' own for p(x|z), which show each example as
                 it would be with another label or covariate: one value for all, or one for each.
 
         Raises:
@@ -185,11 +185,11 @@ class GenerativeModel(Model):
         return cast(Tensor, answer_like(data, means))
 
     def decode_examples(self, z: Any, examples: Examples, /, **given: Any) -> Tensor:
-        """The mean of p(x given z), ``[N, *event]``, for latents of some examples.
+        """The mean of p(x|z), ``[N, *event]``, for latents of some examples.
 
         Args:
             z: latents of each example, such as :meth:`~lowerbound.Model.encode` gives.
-            examples: p(x given z) gets their fields.
+            examples: p(x|z) gets their fields.
             given: fields in place of the examples' own, as for :meth:`reconstruct`.
 
         Raises:
@@ -227,7 +227,7 @@ class GenerativeModel(Model):
         return convert_floating_fields(fields, get_dtype(self))
 
     def _decode_latents(self, z: Tensor, fields: Mapping[str, Tensor], mean: bool) -> Tensor:
-        """Decode latents ``[N, *units]`` to means of p(x given z) or draws, in small batches."""
+        """Decode latents ``[N, *units]`` to means of p(x|z) or draws, in small batches."""
 
         def likelihood_of(part: slice) -> Distribution:
             some = {name: value[part] for name, value in fields.items()}
@@ -239,10 +239,10 @@ class GenerativeModel(Model):
 def decode_in_batches(
     likelihood_of: Callable[[slice], Distribution], count: int, device: torch.device, *, mean: bool
 ) -> Tensor:
-    """Compute means of p(x given z) or draws, ``[count, *event]``, in batches that fit in memory.
+    """Compute means of p(x|z) or draws, ``[count, *event]``, in batches that fit in memory.
 
     Args:
-        likelihood_of: p(x given z) of some of the examples, batch shape ``[1, B]``.
+        likelihood_of: p(x|z) of some of the examples, batch shape ``[1, B]``.
         count: the number of examples.
         device: the device of the model.
         mean: whether to compute means rather than draws.

@@ -26,7 +26,7 @@ LATENT_LABEL = "y"
 
 
 class LabelTerms:
-    """The terms of a bound for every label, ``[K, B, C]``, and their means over q(y given x)."""
+    """The terms of a bound for every label, ``[K, B, C]``, and their means over q(y|x)."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class LabelTerms:
 
     @once
     def log_likelihood(self) -> Tensor:
-        """log p(x given y, z), ``[K, B, C]``."""
+        """log p(x|y, z), ``[K, B, C]``."""
         return torch.stack([p.log_prob(self.x) for p in self.p], -1)
 
     @once
@@ -79,11 +79,11 @@ class LabelTerms:
 
     @once
     def log_q(self) -> Tensor:
-        """log q(z given x, y), ``[K, B, C]``."""
+        """log q(z|x, y), ``[K, B, C]``."""
         return torch.stack([term() for term in self.posterior_terms], -1)
 
     def average(self, terms: Tensor) -> Tensor:
-        """The mean over q(y given x), ``[K, B]``."""
+        """The mean over q(y|x), ``[K, B]``."""
         return (self.shares * terms).sum(-1)
 
     def sum_labels_out(self) -> Tensor:

@@ -45,8 +45,8 @@ class LatentModel(GenerativeModel):
 
     Args:
         prior: p(z); its only inputs are the fields that it needs, if any.
-        posterior: q(z given x); its input is ``[B, *event]``.
-        likelihood: p(x given z); its input is ``[K, B, *units]``.
+        posterior: q(z|x); its input is ``[B, *event]``.
+        likelihood: p(x|z); its input is ``[K, B, *units]``.
 
     Example:
         >>> import lowerbound as lb
@@ -83,7 +83,7 @@ class LatentModel(GenerativeModel):
         return {"prior": self.prior, "posterior": self.posterior, "likelihood": self.likelihood}
 
     def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:
-        """q(z given x) for the fields that it needs, or an error if it is not a distribution."""
+        """q(z|x) for the fields that it needs, or an error if it is not a distribution."""
         q: Distribution = self.posterior(x, **select_fields(self.posterior, given))
         checks.check_distribution("posterior", q)
         return q
@@ -94,7 +94,7 @@ class LatentModel(GenerativeModel):
         return prior
 
     def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
-        """p(x given z) as a function of z, for the fields that it needs."""
+        """p(x|z) as a function of z, for the fields that it needs."""
         fields = select_fields(self.likelihood, given)
         if not fields:
             return self.likelihood
@@ -111,7 +111,7 @@ class LatentModel(GenerativeModel):
     def draw(
         self, x: Tensor, samples: int = 1, gradient: Gradient = "pathwise", **given: Any
     ) -> Draw:
-        """``samples`` draws from q(z given x), and the terms of the bound at them.
+        """``samples`` draws from q(z|x), and the terms of the bound at them.
 
         Args:
             x: data, ``[B, *event]``.
@@ -135,7 +135,7 @@ class LatentModel(GenerativeModel):
         score: Callable[..., Tensor] | None = None,
         **given: Any,
     ) -> Iterator[Draw]:
-        """A :class:`Draw` from q(z given x) of one batch for each number of samples in ``sizes``.
+        """A :class:`Draw` from q(z|x) of one batch for each number of samples in ``sizes``.
 
         The posterior is computed once.
 
@@ -143,7 +143,7 @@ class LatentModel(GenerativeModel):
             x: data, ``[B, *event]``.
             sizes: K of each.
             gradient: as for :meth:`draw`.
-            score: computes log p(x given z), ``[K, B]``, of z, x and the fields that the likelihood
+            score: computes log p(x|z), ``[K, B]``, of z, x and the fields that the likelihood
                 takes, as :func:`~lowerbound.models.sampling.make_score` does. It may be compiled.
                 The draws then have no ``p``.
             given: the fields that the model needs, ``[B, ...]`` each.
@@ -190,7 +190,7 @@ class LatentModel(GenerativeModel):
 
     @torch.no_grad()
     def decode(self, z: Tensor, **given: Any) -> Tensor:
-        """The mean of p(x given z), ``[N, *event]``, for latents ``[N, *units]``.
+        """The mean of p(x|z), ``[N, *event]``, for latents ``[N, *units]``.
 
         ``given`` holds the fields that the likelihood needs by name: one value for all latents, or
         one for each.
@@ -201,7 +201,7 @@ class LatentModel(GenerativeModel):
 
     @torch.no_grad()
     def encode(self, data: Any) -> Tensor:
-        """The natural point of q(z given x), ``[N, *units]``: the same at every call.
+        """The natural point of q(z|x), ``[N, *units]``: the same at every call.
 
         That is the mean, or for some distributions another point, see
         :func:`~lowerbound.distributions.natural_point`. A posterior without either in closed form,

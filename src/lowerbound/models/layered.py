@@ -59,9 +59,9 @@ class LayeredModel(GenerativeModel):
     of the top layer can be.
 
     Args:
-        priors: p(z1 given z2), ..., p(zL): conditionals of the state, and one without an input.
+        priors: p(z1|z2), ..., p(zL): conditionals of the state, and one without an input.
         posteriors: of z1, ..., zL. In bottom-up inference their inputs are x, z1, ..., z(L-1).
-        likelihood: p(x given z1), or with ``states`` given the last state.
+        likelihood: p(x|z1), or with ``states`` given the last state.
         features: the networks f1, ..., fL, one for each layer, which receive x, d1, ..., d(L-1).
             With them, inference is top-down.
         states: the networks g1, ..., gL, one for each layer, which give the states s0, ..., s(L-1).
@@ -284,7 +284,7 @@ class LayeredModel(GenerativeModel):
     def _draw_bottom_up(
         self, x: Tensor, given: Fields, latents: dict[str, Latent], samples: int, gradient: Gradient
     ) -> Tensor:
-        """Draw all layers from z1 to the top, and return the state that p(x given z) needs."""
+        """Draw all layers from z1 to the top, and return the state that p(x|z) needs."""
         drawn: dict[str, tuple[Distribution, Tensor, Callable[[], Tensor]]] = {}
 
         def draw_layer(name: str, q: Distribution) -> Tensor:
@@ -313,11 +313,11 @@ class LayeredModel(GenerativeModel):
         return self._join(partial(self.visit_priors, given), batch_shape)
 
     def posterior_given(self, x: Tensor, given: Fields) -> Hierarchy:
-        """q(z given x) of all layers, over vectors ``[J]``."""
+        """q(z|x) of all layers, over vectors ``[J]``."""
         return self._join(partial(self._infer, x, given), x.shape[:1])
 
     def likelihood_given(self, given: Fields) -> Callable[[Tensor], Distribution]:
-        """p(x given z) as a function of the layers' vectors ``[K, B, J]``."""
+        """p(x|z) as a function of the layers' vectors ``[K, B, J]``."""
         prior = self.prior_given(given)
         fields = select_fields(self.likelihood, given)
 
@@ -359,7 +359,7 @@ class LayeredModel(GenerativeModel):
 
     @torch.no_grad()
     def decode(self, z: Any, **given: Any) -> Tensor:
-        """The mean of p(x given z), ``[N, *event]``.
+        """The mean of p(x|z), ``[N, *event]``.
 
         Args:
             z: the latents of the top layer, ``[N, *units]``, or a mapping from names of layers to

@@ -37,7 +37,7 @@ def find_largest_growth(model: nn.Module, examples: Examples) -> int:
 
 
 def draw_likelihood(model: nn.Module, examples: Examples) -> Distribution | None:
-    """Draw for three examples, and return p(x given z), batch shape ``[1, 3]``, if the draw has it.
+    """Draw for three examples, and return p(x|z), batch shape ``[1, 3]``, if the draw has it.
 
     Like :func:`find_largest_growth`, this changes neither the model nor a random state.
 
@@ -52,7 +52,7 @@ def draw_likelihood(model: nn.Module, examples: Examples) -> Distribution | None
 def _drawing(
     model: nn.Module, examples: Examples
 ) -> Iterator[Callable[[int], Distribution | None]]:
-    """Yield a function that draws for a given number of examples, and returns p(x given z)."""
+    """Yield a function that draws for a given number of examples, and returns p(x|z)."""
     twin = _shallow_copy(model)
     device = get_device(model)
     few = examples.first(3)

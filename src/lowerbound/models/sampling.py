@@ -193,7 +193,7 @@ def _is_random(module: nn.Module) -> bool:
 
 
 def make_score(likelihood: Callable[..., Distribution]) -> Callable[..., Tensor]:
-    """Make log p(x given z), ``[K, B]``, a function of z, x and the fields of the likelihood.
+    """Make log p(x|z), ``[K, B]``, a function of z, x and the fields of the likelihood.
 
     The function contains only the likelihood, so nothing else is compiled with it.
     """

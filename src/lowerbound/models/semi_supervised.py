@@ -61,9 +61,9 @@ class SemiSupervised(GenerativeModel):
 
     Args:
         prior: p(z).
-        classifier: a network from x to the logits of q(y given x), ``[B, C]``.
-        posterior: q(z given x, y), which needs the field ``y``.
-        likelihood: p(x given y, z), which needs the field ``y``.
+        classifier: a network from x to the logits of q(y|x), ``[B, C]``.
+        posterior: q(z|x, y), which needs the field ``y``.
+        likelihood: p(x|y, z), which needs the field ``y``.
         categories: C, the number of labels.
         label_probabilities: p(y), C values; by default all are equal.
 
@@ -147,7 +147,7 @@ class SemiSupervised(GenerativeModel):
     # Distributions for a known label
 
     def posterior_given(self, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:
-        """q(z given x, y) for the labels that are given."""
+        """q(z|x, y) for the labels that are given."""
         return self.call_posterior(x, self._with_label(given))
 
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
@@ -156,7 +156,7 @@ class SemiSupervised(GenerativeModel):
         return prior
 
     def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
-        """p(x given y, z) as a function of z, for the labels that are given."""
+        """p(x|y, z) as a function of z, for the labels that are given."""
         fields = select_fields(self.likelihood, self._with_label(given))
         return partial(self.likelihood, **fields)
 
@@ -175,7 +175,7 @@ class SemiSupervised(GenerativeModel):
         return dict(given) | {LATENT_LABEL: read_labels(label)}
 
     def call_posterior(self, x: Tensor, given: Mapping[str, Tensor]) -> Distribution:
-        """q(z given x, y), where ``given`` contains the latent label."""
+        """q(z|x, y), where ``given`` contains the latent label."""
         q: Distribution = self.posterior(x, **select_fields(self.posterior, given))
         return q
 
@@ -204,7 +204,7 @@ class SemiSupervised(GenerativeModel):
         )
 
     def classify(self, x: Tensor) -> Tensor:
-        """log q(y given x), ``[B, C]``.
+        """log q(y|x), ``[B, C]``.
 
         Raises:
             ShapeError: if the classifier does not give one logit for each category.
@@ -273,7 +273,7 @@ class SemiSupervised(GenerativeModel):
 
     @torch.no_grad()
     def predict_probabilities(self, data: Any) -> Tensor:
-        """q(y given x) for each example, ``[N, C]``. Labels of the examples are not used.
+        """q(y|x) for each example, ``[N, C]``. Labels of the examples are not used.
 
         Args:
             data: examples, or raw data as for :meth:`~lowerbound.Model.examples`: ``[N, *event]``.
@@ -288,7 +288,7 @@ class SemiSupervised(GenerativeModel):
 
     @torch.no_grad()
     def encode(self, data: Any) -> Tensor:
-        """The natural point of q(z given x, y), ``[N, *units]``.
+        """The natural point of q(z|x, y), ``[N, *units]``.
 
         y is the label of the example, or the most probable one where it is not known.
         """
@@ -329,7 +329,7 @@ class SemiSupervised(GenerativeModel):
 
     @torch.no_grad()
     def decode(self, z: Tensor, **given: Any) -> Tensor:
-        """The mean of p(x given y, z), ``[N, *event]``, for latents ``[N, *units]``.
+        """The mean of p(x|y, z), ``[N, *event]``, for latents ``[N, *units]``.
 
         ``given`` holds ``label`` and the fields that the likelihood needs by name: one value for
         all latents, or one for each. Without ``label`` it is the mean over p(y).
@@ -344,7 +344,7 @@ class SemiSupervised(GenerativeModel):
 
     @torch.no_grad()
     def reconstruct(self, data: Any, **given: Any) -> Tensor:
-        """The mean of p(x given y, z) at the natural point of q(z given x, y), ``[N, *event]``.
+        """The mean of p(x|y, z) at the natural point of q(z|x, y), ``[N, *event]``.
 
         ``label=...`` shows each example as it would be with another label. By default it has its
         own, or the most probable one.

@@ -62,7 +62,7 @@ class TableModel(LatentModel):
 
     Args:
         prior: p(z).
-        posterior: q(z given x), which needs the field ``observed``, such as
+        posterior: q(z|x), which needs the field ``observed``, such as
             ``lb.Given(lb.Gaussian(network), "observed")`` with a network that begins with
             :class:`lowerbound.ColumnInputs`.
         likelihood: ``lb.Masked(lb.Columns(network, schema))``, if values are missing at random; or
@@ -184,10 +184,10 @@ class TableModel(LatentModel):
             given: a frame with some of the columns, which may have missing entries. Those that are
                 there are kept, and the others are drawn from their distribution given these, by
                 importance resampling: z from q(z given the known entries), chosen in proportion to
-                its weights, and then the columns from p(x given z). The cost does not depend on how
+                its weights, and then the columns from p(x|z). The cost does not depend on how
                 rare the known entries are. In a frame, identifiers are kept, and unknown
                 categories are ``other`` in the answer.
-            mean: give the natural point of p(x given z) instead of a draw from it: the most
+            mean: give the natural point of p(x|z) instead of a draw from it: the most
                 probable category, and the median of positive numbers and proportions.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
             samples: the number of draws of z from which those given known entries are chosen.
@@ -262,7 +262,7 @@ class TableModel(LatentModel):
         return made, torch.cat(effective)
 
     def reconstruct(self, data: Any, **given: Any) -> Any:
-        """The natural points of p(x given z), see :meth:`GenerativeModel.reconstruct`.
+        """The natural points of p(x|z), see :meth:`GenerativeModel.reconstruct`.
 
         For a frame the answer is a frame with the same index, and for examples a tensor.
         """
@@ -272,7 +272,7 @@ class TableModel(LatentModel):
         return make_table(decode_columns(values, self.schema), self.schema, open_table(data).index)
 
     def encode(self, data: Any) -> Any:
-        """The natural point of q(z given x), see :meth:`LatentModel.encode`.
+        """The natural point of q(z|x), see :meth:`LatentModel.encode`.
 
         For a frame the answer is a frame with the columns ``z1``, ``z2`` and so on and the same
         index, and for examples a tensor.
@@ -307,7 +307,7 @@ def complete_rows(
         samples: K, the number of latents from which ``draws`` are chosen.
         draws: M, the number of completed rows for each row.
         seed: of the draws, which do not depend on the batches.
-        mean: whether to take the mean of p(x given z) instead of a draw from it.
+        mean: whether to take the mean of p(x|z) instead of a draw from it.
 
     Yields:
         Completed rows as numbers of the schema, ``[M, B, D]``, and log weights, ``[K, B]``.

@@ -39,7 +39,7 @@ class Objective(ABC):
     gradient:
 
     - ``"pathwise"``: through the reparameterised draws (Kingma & Welling 2013).
-    - ``"sticking-the-landing"``: the same without the score ``grad log q(z given x)`` at fixed z,
+    - ``"sticking-the-landing"``: the same without the score ``grad log q(z|x)`` at fixed z,
       whose mean is zero for the ELBO (Roeder, Wu & Duvenaud 2017). It vanishes where q is the exact
       posterior. For several samples under one logarithm, as in IWAE, the mean of the weighted score
       is not zero, and the gradient is biased.
@@ -244,6 +244,6 @@ def check_plain_weight(draw: Draw, gradient: Gradient) -> None:
     """
     if draw.weight_term is not None and gradient != "pathwise":
         raise UnsupportedError(
-            f"gradient={gradient!r} needs log q(z given x) of everything that the weight depends "
+            f"gradient={gradient!r} needs log q(z|x) of everything that the weight depends "
             "on, and this model sums some latents out of it (weight_term); use gradient='pathwise'"
         )

@@ -26,9 +26,9 @@ class DIPVAE(PenalisedELBO):
 
     .. math:: \lambda_{od} \sum_{i \ne j} C_{ij}^2 + \lambda_d \sum_i (C_{ii} - 1)^2
 
-    With version I, C is the covariance of the means of q(z given x) over the data. With version II
+    With version I, C is the covariance of the means of q(z|x) over the data. With version II
     it is the covariance of z itself under the aggregate posterior, which also contains the mean of
-    the covariances of q(z given x).
+    the covariances of q(z|x).
 
     The reported bound is still the ELBO, and the penalty is logged as ``covariance penalty``.
     C is estimated without bias from the examples of a batch, so the penalty depends on all of them.

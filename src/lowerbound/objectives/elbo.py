@@ -37,7 +37,7 @@ class ELBO(Objective):
     ``beta``, ``free_bits`` and ``capacity`` change the maximised value, not the reported one: the
     bound stays the formula above, so runs with different settings can be compared. With the rate
     ``R = KL(q || p)``, rates ``R_j`` of the units of z, and means over the batch denoted by a bar,
-    the gradient is that of ``E[log p(x given z)] - penalty`` with the penalty
+    the gradient is that of ``E[log p(x|z)] - penalty`` with the penalty
 
     .. math:: \beta R, \qquad \beta \sum_j \max(\lambda, \bar R_j), \qquad
               \beta\, |\bar R - C|
@@ -132,7 +132,7 @@ class ELBO(Objective):
         return self.gradient in ("sticking-the-landing", "dreg")
 
     def bound(self, draw: Draw) -> Tensor:
-        """``mean_k log p(x given z_k) - KL``, ``[B]``."""
+        """``mean_k log p(x|z_k) - KL``, ``[B]``."""
         if self._is_sampled(draw) and draw.weight_term is None:
             return draw.log_w.mean(0)
         return draw.log_likelihood.mean(0) - self.rate(draw)
@@ -158,7 +158,7 @@ class ELBO(Objective):
         return self.kl == "sampled" or (self.kl == "auto" and not draw.has_closed_form_rate)
 
     def surrogate(self, draw: Draw) -> Tensor:
-        """``mean_k log p(x given z_k) - penalty`` with the chosen gradient, ``[B]``."""
+        """``mean_k log p(x|z_k) - penalty`` with the chosen gradient, ``[B]``."""
         if self._is_plain and self.gradient == "pathwise":
             return self.bound(draw)
         check_plain_weight(draw, self.gradient)

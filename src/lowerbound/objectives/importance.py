@@ -119,7 +119,7 @@ class PowerMean:
         """The factor of ``d log w_k / dz_k`` in the doubly reparameterised gradient, ``[K, B]``.
 
         It is the weight less its own derivative, ``v_k - dv_k / d log w_k``. The second term comes
-        from reparameterising the score, ``v_k grad log q(z_k given x)``, once more. For IWAE the
+        from reparameterising the score, ``v_k grad log q(z_k|x)``, once more. For IWAE the
         factor is the square of the normalised weight.
         """
         share_MGB = self._normalise(log_w_KB)

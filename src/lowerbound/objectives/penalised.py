@@ -110,7 +110,7 @@ class PenalisedReconstruction(Penalised):
     is_bound: ClassVar[bool] = False
 
     def bound(self, draw: Draw) -> Tensor:
-        """``mean_k log p(x given z_k)`` less the penalty, ``[B]``: a score."""
+        """``mean_k log p(x|z_k)`` less the penalty, ``[B]``: a score."""
         return draw.log_likelihood.mean(0) - self.checked_penalty(draw)
 
     def terms(self, draw: Draw) -> dict[str, Tensor]:

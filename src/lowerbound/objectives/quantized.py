@@ -67,7 +67,7 @@ class QuantizedELBO(Objective):
         check_number("QuantizedELBO: codebook", self.codebook, 0)
 
     def bound(self, draw: Draw) -> Tensor:
-        """``log p(x given z) + log p(z)``, ``[B]``."""
+        """``log p(x|z) + log p(z)``, ``[B]``."""
         return draw.log_likelihood.mean(0) - draw.rate
 
     def surrogate(self, draw: Draw) -> Tensor:

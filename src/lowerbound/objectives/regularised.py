@@ -31,7 +31,7 @@ class RAE(PenalisedReconstruction):
 
     The value of the first two terms is reported as a score. The last one regularises the decoder,
     as a weight decay does, and is not part of the score. It is estimated without bias from the
-    gradient of one random projection of the mean of p(x given z), which needs a second backward
+    gradient of one random projection of the mean of p(x|z), which needs a second backward
     pass in each training step. The codes do not follow the prior of the model. For samples, fit a
     prior to the codes after training, as the paper does.
 
@@ -44,7 +44,7 @@ class RAE(PenalisedReconstruction):
 
     Raises:
         SettingsError: for settings that are unknown or out of range.
-        UnsupportedError: on use, if the gradient penalty needs a mean of p(x given z) with a
+        UnsupportedError: on use, if the gradient penalty needs a mean of p(x|z) with a
             gradient at z, and there is none.
 
     Example:
@@ -96,11 +96,11 @@ def estimate_squared_jacobian(draw: Draw) -> Tensor:
     (Hutchinson 1990), with one v for each draw.
 
     Raises:
-        UnsupportedError: if p(x given z) has no mean with a gradient at z.
+        UnsupportedError: if p(x|z) has no mean with a gradient at z.
     """
     if draw.p is None:
         raise UnsupportedError(
-            "RAE: the gradient penalty needs p(x given z), which the draws of this model do not "
+            "RAE: the gradient penalty needs p(x|z), which the draws of this model do not "
             "have; give Draw p, or use gradient_penalty=0"
         )
     try:

@@ -80,7 +80,7 @@ class SupervisedELBO(Objective):
 
 
 def _get_log_q(draw: Draw) -> Tensor:
-    """log q(y given x) of the known labels, ``[B]``, and 0 for other examples."""
+    """log q(y|x) of the known labels, ``[B]``, and 0 for other examples."""
     if _LOG_Q not in draw.extra:
         raise UnsupportedError(
             "SupervisedELBO is for a model that classifies, such as lb.SemiSupervised; use lb.ELBO "

@@ -34,7 +34,7 @@ class BetaTCVAE(PenalisedELBO):
     and ``gamma``. The reported bound is still the ELBO, and the parts are logged. If the prior does
     not factorise over units, the last part is the divergence of the product of q(z_j) from it.
 
-    The aggregate posterior q(z), the mean of q(z given x) over all N examples, is estimated from
+    The aggregate posterior q(z), the mean of q(z|x) over all N examples, is estimated from
     the B examples of a batch. Its density at a draw from the posterior of example i is
 
     .. math:: \frac1N q(z \mid x_i) + \frac{N - 1}{N}\, \frac1{B - 1}

@@ -21,7 +21,7 @@ _SCALES = np.array([0.6, 0.9])
 
 
 def _make_model(gain: Tensor) -> lb.LatentModel:
-    """Make q(z given x) = N(gain x, diag of the scales squared) with the prior N(0, I)."""
+    """Make q(z|x) = N(gain x, diag of the scales squared) with the prior N(0, I)."""
     latents, dims = gain.shape
     model = lb.LatentModel(
         lb.StandardNormal(latents),

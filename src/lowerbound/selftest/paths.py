@@ -137,7 +137,7 @@ def compare_parts_of_the_score() -> Iterator[float]:
 def _make_layers(
     parameters: Tensor, x: Tensor, samples: int, gradient: lb.models.Gradient
 ) -> lb.Draw:
-    """Draw from q(z2) q(z1 given z2) for copies of an example.
+    """Draw from q(z2) q(z1|z2) for copies of an example.
 
     Args:
         parameters: mean and log scale of z2; intercept, slope and log scale of z1, ``[5, B]``.

@@ -122,14 +122,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
         return self
 
     def transform(self, X: Any) -> Floats:
-        """The mean of q(z given x) of each row, ``[rows, latent]``: the embedding."""
+        """The mean of q(z|x) of each row, ``[rows, latent]``: the embedding."""
         examples = self._get_examples(X)
         points: Any = self.model_.encode(examples)
         embedding: Floats = points.numpy()
         return embedding
 
     def inverse_transform(self, X: Any) -> Any:
-        """Rows whose embedding these are: the natural points of p(x given z)."""
+        """Rows whose embedding these are: the natural points of p(x|z)."""
         check_is_fitted(self)
         z = check_array(X, input_name="X")
         if z.shape[1] != self._n_features_out:

@@ -75,11 +75,11 @@ def _find_non_finite(
     q = draw.q
     in_order: list[tuple[str, str, Tensor | None]] = [
         ("data", "x", x),
-        ("posterior", "the mean of q(z given x)", getattr(q, "loc", None)),
-        ("posterior", "the scale of q(z given x)", getattr(q, "log_scale", None)),
+        ("posterior", "the mean of q(z|x)", getattr(q, "loc", None)),
+        ("posterior", "the scale of q(z|x)", getattr(q, "log_scale", None)),
         ("latents", "z", draw.z),
         ("log_likelihood", log_likelihood, draw.log_likelihood),
-        ("rate", "KL(q(z given x) || p(z))", draw.rate),
+        ("rate", "KL(q(z|x) || p(z))", draw.rate),
         ("bound", "the objective's bound", bound),
     ]
     for term, tensor, value in in_order:

@@ -107,7 +107,7 @@ def fit_prior(model: LatentModel, prior: nn.Module, data: Any, **settings: Any) 
 
 
 class _Rates(Model):
-    """The part of a model's bound that depends on its prior: log p(z) - log q(z given x).
+    """The part of a model's bound that depends on its prior: log p(z) - log q(z|x).
 
     Args:
         whole: the model, whose likelihood is not used.

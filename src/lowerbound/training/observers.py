@@ -296,7 +296,7 @@ class Painter(Observer):
             self.given = some.given(torch.arange(self.count), model.needs, model.accepts)
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """Draw means of p(x given z), from the same noise at every epoch."""
+        """Draw means of p(x|z), from the same noise at every epoch."""
         if not self.paints or not self.every:
             return
         if record["epoch"] % self.every and not loop.progress.finished:
