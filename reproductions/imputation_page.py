@@ -28,15 +28,20 @@ KINDS = {
 }
 
 Cell = tuple[str, int]
+Results = dict[tuple[str, int, int, str], dict[str, Any]]
 
 
-def read(folder: Path) -> dict[Cell, dict[str, list[float]]]:
+def read(folder: Path) -> Results:
+    """The results by table, share of missing entries, mask and method."""
+    found = [json.loads(path.read_text(encoding="utf8")) for path in sorted(folder.glob("*.json"))]
+    return {(each["table"], each["share"], each["mask"], each["method"]): each for each in found}
+
+
+def average(results: Results) -> dict[Cell, dict[str, list[float]]]:
     """The errors of each table and share by method, one for each mask that all its methods have."""
     found: dict[Cell, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf8"))
-        cell = result["table"], result["share"]
-        found[cell][result["method"]][result["mask"]] = result["error"]
+    for (name, share, mask, method), result in results.items():
+        found[name, share][method][mask] = result["error"]
     cells = {}
     for cell, methods in sorted(found.items()):
         masks = sorted(set.intersection(*(set(errors) for errors in methods.values())))
@@ -62,7 +67,8 @@ def describe(errors: list[float]) -> str:
 
 def write_page(folder: Path) -> Path | None:
     """Write the page, unless there are no results."""
-    cells = read(folder)
+    results = read(folder)
+    cells = average(results)
     if not cells:
         return None
     methods = [OURS, *(name for name in COMPARED if any(name in each for each in cells.values()))]
@@ -108,19 +114,15 @@ def write_page(folder: Path) -> Path | None:
     for other in methods[1:]:
         wins, total = count_wins(cells, other)
         lines.append(item(f"{NAMES[other]}: {wins} of {total}"))
-    lines += ["", *describe_losses(folder), ""]
+    lines += ["", *describe_losses(results), ""]
     page = folder.parent / "imputation.md"
     page.write_text("\n".join(lines), encoding="utf8")
     return page
 
 
-def describe_losses(folder: Path) -> list[str]:
+def describe_losses(results: Results) -> list[str]:
     """By type of column, how our errors compare with those of each other method."""
     by_kind: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    results: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for path in folder.glob("*.json"):
-        result = json.loads(path.read_text(encoding="utf8"))
-        results[result["table"], result["share"], result["mask"], result["method"]] = result
     for (name, share, mask, method), ours in results.items():
         if method != OURS or len(ours["columns"]) != len(ours["kinds"]):
             continue
