@@ -615,6 +615,27 @@ def test_training_starts_from_the_frequencies_of_missing_values():
     assert float(chance.sigmoid()) == pytest.approx(share, abs=0.005)
 
 
+def test_log_odds_of_all_types_start_from_the_frequencies_of_missing_values():
+    """Each column is missing in another share of rows; of a fifth of the rows nothing is known."""
+    count, known = 1000, 800
+    rows = torch.zeros(count, len(MIXED.entries)).double()
+    observed = torch.zeros(rows.shape, dtype=torch.bool)
+    missing = observed.clone()
+    shares = {name: 0.1 * number for number, name in enumerate(PLACES, start=1)}
+    for name, share in shares.items():
+        place = MIXED.places[name]
+        missing[: int(known * share), place] = True
+        observed[int(known * share) : known, place] = True
+    likelihood = lb.SelfMasked(
+        lb.Columns(Fixed(torch.zeros(lb.Columns.count_outputs(MIXED))), MIXED)
+    )
+    likelihood.double().start_from(rows, observed=observed, missing=missing)
+    found = likelihood.log_odds(torch.stack([rows[0], rows[0] + 1]))
+    assert found.keys() == PLACES.keys() - {"complete"}
+    for name, log_odds in found.items():
+        assert log_odds.sigmoid().tolist() == pytest.approx([shares[name]] * 2, abs=0.001)
+
+
 def test_the_mean_of_a_column_is_recovered():
     """Values are missing because of their size: table keeps much of the bias of what is seen."""
     random = np.random.default_rng(0)
