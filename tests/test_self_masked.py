@@ -615,10 +615,14 @@ def test_training_starts_from_the_frequencies_of_missing_values():
     assert float(chance.sigmoid()) == pytest.approx(share, abs=0.005)
 
 
-def test_log_odds_of_all_types_start_from_the_frequencies_of_missing_values():
-    """Each column is missing in another share of rows; of a fifth of the rows nothing is known."""
-    count, known = 1000, 800
-    rows = torch.zeros(count, len(MIXED.entries)).double()
+@pytest.mark.parametrize("is_told", [False, True])
+def test_log_odds_of_all_types_start_from_the_frequencies_of_missing_values(is_told):
+    """Each column is missing in another share of rows.
+
+    If the field ``missing`` is given, nothing is known of a fifth of the rows.
+    """
+    known = 800
+    rows = torch.zeros(1000 if is_told else known, len(MIXED.entries)).double()
     observed = torch.zeros(rows.shape, dtype=torch.bool)
     missing = observed.clone()
     shares = {name: 0.1 * number for number, name in enumerate(PLACES, start=1)}
@@ -626,10 +630,14 @@ def test_log_odds_of_all_types_start_from_the_frequencies_of_missing_values():
         place = MIXED.places[name]
         missing[: int(known * share), place] = True
         observed[int(known * share) : known, place] = True
+    # In 100 rows the gift is at its atom, so its number is not observed, and not missing.
+    code = PLACES["gift"]
+    rows[known - 100 : known, code], observed[known - 100 : known, code + 1] = 1, False
     likelihood = lb.SelfMasked(
         lb.Columns(Fixed(torch.zeros(lb.Columns.count_outputs(MIXED))), MIXED)
     )
-    likelihood.double().start_from(rows, observed=observed, missing=missing)
+    told = {"missing": missing} if is_told else {}
+    likelihood.double().start_from(rows, observed=observed, **told)
     found = likelihood.log_odds(torch.stack([rows[0], rows[0] + 1]))
     assert found.keys() == PLACES.keys() - {"complete"}
     for name, log_odds in found.items():
