@@ -203,6 +203,74 @@ def test_new_categories_are_refused_or_are_others():
     assert VAE(**QUICK, unknown="other", random_state=0).fit(frame).transform(new).shape == (1, 2)
 
 
+def make_numbers_of_all_types():
+    random = np.random.default_rng(0)
+    rows = 100
+    return pd.DataFrame(
+        {
+            "ordinal": random.integers(1, 6, rows),
+            "real": random.normal(size=rows),
+            "positive": np.exp(2 * random.normal(size=rows)),
+            "proportion": random.random(rows),
+            "count": random.poisson(20, rows) + random.integers(0, 30, rows),
+            "boolean": random.integers(0, 2, rows),
+        }
+    )
+
+
+# Columns, impossible numbers, and the nearest possible ones: some number, the least, or the largest.
+IMPOSSIBLE = [
+    ("ordinal", 6.0, 5.0),
+    ("ordinal", 99.0, 5.0),
+    ("ordinal", 2.4, 2.0),
+    ("positive", -1.5, "min"),
+    ("positive", 0.0, "min"),
+    ("proportion", 1.5, "max"),
+    ("count", 20.25, 20.0),
+    ("count", -3.0, 0.0),
+    ("boolean", 2.0, 1.0),
+]
+
+
+@pytest.mark.parametrize("as_array", [False, True])
+def test_numbers_that_the_training_data_exclude_have_low_scores(as_array):
+    """They cost log(N + 1) + 2 log(1 + d / r) more than the nearest possible numbers."""
+    frame = make_numbers_of_all_types()
+    prepare = pd.DataFrame.to_numpy if as_array else pd.DataFrame.copy
+    detector = VAEOutlierDetector(steps=20, random_state=0).fit(prepare(frame))
+    assert [each.type for each in detector.schema_.columns] == list(frame)
+    for name, value, named in IMPOSSIBLE:
+        nearest = frame[name].agg(named) if isinstance(named, str) else named
+        width = frame[name].max() - frame[name].min()
+        row, possible = frame[:1].astype(float), frame[:1].astype(float)
+        row[name], possible[name] = value, nearest
+        cost = np.log(101) + 2 * np.log1p(abs(value - nearest) / width)
+        difference = detector.score_samples(prepare(possible)) - detector.score_samples(
+            prepare(row)
+        )
+        assert difference == pytest.approx([cost], rel=1e-6), (name, value)
+
+
+def test_numbers_that_the_training_data_exclude_are_embedded_and_kept():
+    frame = make_numbers_of_all_types()
+    vae = VAE(latent=2, steps=20, random_state=0).fit(frame)
+    odd = frame[:2].astype(float).assign(ordinal=[5.0, 99.0])
+    with pytest.warns(UserWarning, match=r"1 values? .*impossible.* 99 in 'ordinal' \(row 1\)"):
+        embedding = vae.transform(odd)
+    assert (embedding[1] == vae.transform(odd.assign(ordinal=5.0))[1]).all()
+    odd.loc[1, "real"] = np.nan
+    with pytest.warns(UserWarning, match="impossible"):
+        filled = VAEImputer(steps=20, random_state=0).fit(frame).transform(odd)
+    assert filled["ordinal"].tolist() == [5, 99]
+    assert filled.notna().all(axis=None)
+
+
+def test_integers_go_through_cross_validation():
+    counts = np.random.default_rng(0).poisson(2, (60, 5))
+    scores = cross_val_score(VAE(steps=5, random_state=0), counts, cv=3, error_score="raise")
+    assert np.isfinite(scores).all()
+
+
 def test_a_frame_without_names_is_filled_too():
     X = np.random.default_rng(0).normal(size=(40, 3))
     X[::5, 1] = np.nan

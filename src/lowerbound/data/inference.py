@@ -180,31 +180,27 @@ def refuse_infinite(values: Floats, raw: RawColumn) -> None:
         raise DataError(f"{raw.describe_place(row, values[row])}; replace infinite values")
 
 
+_RULES = {
+    "positive": "a positive column has numbers from 0 on",
+    "proportion": "a proportion is from 0 to 1",
+    "count": f"counts are whole numbers from 0 to {LARGEST_COUNT:,.0f}",
+}
+
+
 def check_values(values: Floats, column: Column, raw: RawColumn) -> None:
     """Refuse values that the type does not allow, naming the first row."""
-    rules = {
-        "positive": (values < 0, "a positive column has numbers from 0 on"),
-        "proportion": ((values < 0) | (values > 1), "a proportion is from 0 to 1"),
-        "count": (
-            (values < 0) | (values != np.round(values)) | (values > LARGEST_COUNT),
-            f"counts are whole numbers from 0 to {LARGEST_COUNT:,.0f}",
-        ),
-    }
-    if column.type not in rules:
-        return
-    outside, rule = rules[column.type]
-    outside = outside & ~np.isnan(values)
+    outside = _is_outside(values, column)
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
         raise DataError(
-            f"{raw.describe_place(row, f'{values[row]:g}')}, but {rule}. If the column may have "
-            f"others, train with columns={{{column.name!r}: 'real'}}"
+            f"{raw.describe_place(row, f'{values[row]:g}')}, but {_RULES[column.type]}. If the "
+            f"column may have others, train with columns={{{column.name!r}: 'real'}}"
         )
 
 
 def check_ends(values: Floats, column: Column, raw: RawColumn) -> None:
     """Refuse a 0 or 1 without a logarithm or logit that is not an atom, naming the first row."""
-    unseen = _is_end(values, column) & ~np.isin(values, column.atoms)
+    unseen = _is_unseen_end(values, column)
     if unseen.any():
         row = int(np.flatnonzero(unseen)[0])
         raise DataError(
@@ -212,6 +208,40 @@ def check_ends(values: Floats, column: Column, raw: RawColumn) -> None:
             "did not have in training; train with rows that have it, or with "
             f"columns={{{column.name!r}: 'real'}}"
         )
+
+
+def find_nearest(values: Floats, column: Column) -> Floats:
+    """The nearest numbers that a column of numbers, or of coded numbers, can have, ``[N]``."""
+    if column.type in CODED:
+        known = np.sort(np.asarray(column.categories, dtype=float))
+        middles = (known[1:] + known[:-1]) / 2
+        return np.where(np.isnan(values), np.nan, known[np.searchsorted(middles, values)])
+    if column.type == "count":
+        return np.clip(np.round(values), 0, LARGEST_COUNT)
+    if column.type not in _RULES:
+        return values
+    lowest = 0.0 if 0.0 in column.atoms else column.low
+    nearest = np.where((values <= 0) & (values != lowest), lowest, values)
+    if column.type == "proportion":
+        highest = 1.0 if 1.0 in column.atoms else column.high
+        nearest = np.where((values >= 1) & (values != highest), highest, nearest)
+    return nearest
+
+
+def _is_outside(values: Floats, column: Column) -> Mask:
+    if column.type not in _RULES:
+        return np.zeros(len(values), dtype=bool)
+    outside: Mask = values < 0
+    if column.type == "proportion":
+        outside |= values > 1
+    if column.type == "count":
+        outside |= (values != np.round(values)) | (values > LARGEST_COUNT)
+    return outside & ~np.isnan(values)
+
+
+def _is_unseen_end(values: Floats, column: Column) -> Mask:
+    unseen: Mask = _is_end(values, column) & ~np.isin(values, column.atoms)
+    return unseen
 
 
 def _is_end(values: Floats, column: Column) -> Mask:

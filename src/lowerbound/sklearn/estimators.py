@@ -145,8 +145,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
 
         Of a row with missing entries it is that of the others. It is estimated by importance
         sampling, see :func:`lowerbound.log_likelihood`.
+
+        A number that is impossible according to the training data, such as a new one in an ordinal
+        column or a negative one in a positive column, counts as the nearest possible number, less
+        log(N + 1) for N training rows and 2 log(1 + d / r) for its distance d and the range r of
+        the training data. So all scores are finite, and those of impossible rows are lower.
         """
-        return self._score(self._get_examples(X), self.score_samples_draws)
+        examples, added = self._get_scored_examples(X)
+        return self._score(examples, self.score_samples_draws) + added
 
     def score(self, X: Any, y: Any = None) -> float:
         """The average of :meth:`score_samples`: larger is better."""

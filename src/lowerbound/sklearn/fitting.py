@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from lowerbound.evaluation.imputing import find_observed_columns
 from lowerbound.models.table import TableModel, complete_rows
 from lowerbound.recipes import find_recipe
 from lowerbound.runtime.noise import derived_seed
+from lowerbound.sklearn.impossible import Impossible, replace_impossible
 
 # Training takes at least and at most so many steps, if the number is not given.
 _STEPS = 300, 4000
@@ -57,6 +59,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
     model_: TableModel
     schema_: Schema
     _arguments: dict[str, Any]
+    _fitted_rows: int
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "latent": [Interval(Integral, 1, None, closed="left")],
@@ -191,6 +194,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         # In double precision the results for a row do not depend on the rows beside it.
         self.model_ = model.double().eval()
         self.n_iter_ = steps
+        self._fitted_rows = int(repetitions.sum())
         return Fitted(_align_noise(examples), repetitions)
 
     def _infer_schema(self, X: Any, repetitions: NDArray[np.int64]) -> Schema:
@@ -252,7 +256,24 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         return self._make_examples(self._check_input(X, reset=False))
 
     def _make_examples(self, checked: Any) -> lb.Examples:
-        return _align_noise(make_table_examples(checked, self.schema_, name="X"))
+        examples, impossible = self._read_rows(checked)
+        if impossible.first:
+            warnings.warn(f"X: {impossible.describe()}", UserWarning, stacklevel=4)
+        return examples
+
+    def _get_scored_examples(self, X: Any) -> tuple[lb.Examples, Floats]:
+        """The rows of a table, and what to add to the score of each for its impossible values.
+
+        Each is an event of probability 1 / (N + 1), because it was not seen in N rows, and the
+        density falls with the square of the distance from what is possible.
+        """
+        examples, impossible = self._read_rows(self._check_input(X, reset=False))
+        added = impossible.log_tails - impossible.counts * math.log(self._fitted_rows + 1)
+        return examples, added
+
+    def _read_rows(self, checked: Any) -> tuple[lb.Examples, Impossible]:
+        table, impossible = replace_impossible(open_table(checked, "X"), self.schema_)
+        return _align_noise(make_table_examples(table, self.schema_, name="X")), impossible
 
     def __getstate__(self) -> dict[str, Any]:
         """The state without the model, whose file is part of it instead."""

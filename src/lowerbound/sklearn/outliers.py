@@ -114,8 +114,12 @@ class VAEOutlierDetector(OutlierMixin, TableEstimator):  # type: ignore[misc]
         return self
 
     def score_samples(self, X: Any) -> Floats:
-        """log p(x) of each row, in nats, ``[rows]``; the same numbers at every call."""
-        return self._score_completed(self._get_examples(X), self.score_samples_draws)
+        """log p(x) of each row, in nats, ``[rows]``; the same numbers at every call.
+
+        Impossible numbers count as in :meth:`VAE.score_samples`.
+        """
+        examples, added = self._get_scored_examples(X)
+        return self._score_completed(examples, self.score_samples_draws) + added
 
     def decision_function(self, X: Any) -> Floats:
         """log p(x) less the threshold: negative for outliers."""
