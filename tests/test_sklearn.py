@@ -218,7 +218,7 @@ def make_numbers_of_all_types():
     )
 
 
-# Columns, impossible numbers, and the nearest possible ones: some number, the least, or the largest.
+# Columns, impossible numbers, and the nearest possible ones, or which of them is the nearest.
 IMPOSSIBLE = [
     ("ordinal", 6.0, 5.0),
     ("ordinal", 99.0, 5.0),
