@@ -571,6 +571,36 @@ def test_nothing_is_hidden_in_evaluations_and_whole_columns_in_training(trained)
     assert 0.35 < float(hidden.any(1).float().mean()) < 0.6
 
 
+def test_the_bound_that_a_training_reports_is_that_of_all_entries(capsys):
+    """Entries that are hidden in training would raise it."""
+    frame = make_frame(200)
+    data = lb.load_data(frame, test_fraction=0.0)
+    recipe = find_recipe("table")
+    model, objective = recipe.build(data, {"hidden": 16, "latent": 2}, seed=0)
+    settings = recipe.training | {"steps": 100, "batch_size": 50}
+    run = lb.fit(model, objective, data.train, **settings, threads=1, compile="never")
+    shown = capsys.readouterr().err
+    estimate = lb.evaluate(run.model, objective, data.train)
+    gain = estimate.mean - run.baseline
+    assert run.history[-1]["train"]["bound"] - run.baseline > gain + 1
+    assert f"the train bound is {gain:.2f} nats above that of independent entries" in shown
+    for text in (shown, repr(run)):
+        assert "train (some entries hidden) " in text
+
+
+def test_draws_are_frames_of_the_library_of_what_is_given(tmp_path):
+    frame = make_frame(60)
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    model = fit_table(tmp_path / "table.csv", steps=5)
+    given = frame[["job"]].iloc[3:5]
+    drawn = model.sample(2, given=given, seed=0)
+    assert isinstance(drawn, pd.DataFrame)
+    assert drawn.index.tolist() == [*given.index.repeat(2)]
+    assert drawn["job"].tolist() == [*given["job"].repeat(2)]
+    assert isinstance(model.reconstruct(frame), pd.DataFrame)
+    assert isinstance(model.encode(frame), pd.DataFrame)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -833,6 +833,13 @@ def test_the_line_of_an_epoch_goes_to_standard_error(vae, data, capsys):
     assert "independent entries" in err.splitlines()[-1]
 
 
+def test_of_many_short_epochs_about_a_hundred_have_a_line(vae, data, capsys):
+    train(vae, data, epochs=250, progress=True, start=False)
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    printed = [int(words[1]) for words in lines if words[0] == "epoch"]
+    assert printed == [1, *range(2, 251, 2)]
+
+
 class FakeLoop(SimpleNamespace):
     """A stand-in for a training loop, whose steps take given times on a fake clock."""
 

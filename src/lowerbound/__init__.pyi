@@ -1,6 +1,8 @@
 # Every public name, once. A type checker reads it here, and `lowerbound.NAME` imports it from here
 # when it is first used.
+from . import data as data
 from . import errors as errors
+from . import evaluation as evaluation
 from . import recipes as recipes
 from .conditionals import Autoregressive as Autoregressive
 from .conditionals import AutoregressivePrior as AutoregressivePrior

@@ -60,8 +60,9 @@ class Gain:
         return (
             f"the {self.name}, {self.bound:,.2f} nats, is {-self.nats:,.2f} nats BELOW that of "
             f"independent entries ({self.baseline:,.2f}): the model knows less about the data than "
-            "the mean and the spread of each entry. Train longer, or look at the units of the data "
-            "(standardize=True) and at the likelihood"
+            "the mean and the spread of each entry. Train longer, or look at the likelihood and at "
+            "the data: at their units (standardize=True), or in a table at undeclared markers of "
+            "missing values, outliers and the types of the columns"
         )
 
     def __str__(self) -> str:

@@ -139,6 +139,11 @@ class Model(nn.Module, ABC):
         """
         return {}
 
+    @property
+    def hides_entries(self) -> bool:
+        """Whether some entries of a training batch are hidden, so that its bound is not of all."""
+        return False
+
     def likelihood_is_mass(self, examples: Examples) -> bool | None:
         """Whether p(x|z) is a probability mass, rather than a density, by its support.
 

@@ -107,6 +107,11 @@ class TableModel(LatentModel):
         found: Schema = columns.schema
         return found
 
+    @property
+    def hides_entries(self) -> bool:
+        """Whether some entries of a training batch are hidden, so that its bound is not of all."""
+        return self.hide > 0
+
     def log_odds_of_missing(self, rows: Tensor) -> dict[str, Tensor]:
         """The log odds that columns are missing, given their values, as the model has learned them.
 
@@ -251,14 +256,14 @@ class TableModel(LatentModel):
         for name, (there, missing) in known.items():
             # As they were given, and not as they come back from the numbers of the model.
             drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))
-        index = open_table(given).index
+        opened = open_table(given)
         identifiers = {
             name: [value for value in values for _ in range(count)]
             for name, values in read_identifiers(given, self.schema).items()
         }
-        made = make_table(
-            drawn, self.schema, None if index is None else index.repeat(count), identifiers
-        )
+        index = None if opened.index is None else opened.index.repeat(count)
+        schema = replace(self.schema, library=opened.library)
+        made = make_table(drawn, schema, index, identifiers)
         return made, torch.cat(effective)
 
     def reconstruct(self, data: Any, **given: Any) -> Any:
@@ -269,7 +274,9 @@ class TableModel(LatentModel):
         values = super().reconstruct(data, **given)
         if not is_frame(data):
             return values
-        return make_table(decode_columns(values, self.schema), self.schema, open_table(data).index)
+        opened = open_table(data)
+        schema = replace(self.schema, library=opened.library)
+        return make_table(decode_columns(values, self.schema), schema, opened.index)
 
     def encode(self, data: Any) -> Any:
         """The natural point of q(z|x), see :meth:`LatentModel.encode`.
@@ -284,7 +291,8 @@ class TableModel(LatentModel):
             f"z{number}": values.numpy()
             for number, values in enumerate(points.cpu().flatten(1).unbind(1), 1)
         }
-        return make_frame(columns, self.schema.library or "pandas", open_table(data).index)
+        opened = open_table(data)
+        return make_frame(columns, opened.library or "pandas", opened.index)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lowerbound.runs.part_names import name_part
 from lowerbound.runtime.outputs import write_whole
 
 
@@ -43,7 +44,8 @@ def save_learning_curves(
             points = [(record["epoch"], record[part][term]) for record in history if part in record]
             if not points:
                 continue
-            (line,) = axes.plot(*zip(*points, strict=True), label=part, color=colour)
+            shown = name_part(part, history[-1])
+            (line,) = axes.plot(*zip(*points, strict=True), label=shown, color=colour)
             if len(points) < 30:
                 line.set_marker(".")
         baseline = history[-1].get("baseline") if term == "bound" else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
+from lowerbound.runs.part_names import name_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Run:
             return "\n".join([f"Run(epochs=0{where})", *self.unfinished])
         last = self.history[-1]
         parts = [part for part in ("train", "validation") if part in last]
-        bounds = ", ".join(f"{part} {last[part]['bound']:.2f}" for part in parts)
+        bounds = ", ".join(f"{name_part(part, last)} {last[part]['bound']:.2f}" for part in parts)
         label = self.objective.label(self.model)
         line = f"Run(epochs={last['epoch']}, steps={last['step']}, {label}: {bounds} nats{where})"
         return "\n".join([line, *self.unfinished])

@@ -101,7 +101,6 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
     from lowerbound.runtime.threads import restoring_threads, using_threads
     from lowerbound.training.data_start import examine_data
     from lowerbound.training.preparing import find_preprocessing, make_loop, make_observers
-    from lowerbound.training.records import measure_gain
     from lowerbound.training.resuming import lock_run, open_run
 
     check_types("fit", model, objective)
@@ -128,9 +127,8 @@ def fit(model: "Model", objective: "Objective", data: Any = None, **keywords: An
                 signals.ignore_further()
                 loop.restore_best()
                 raise _make_error(loop, files, error) from None
-    gain = measure_gain(loop.progress)
-    if gain is not None and gain.warning is not None:
-        warnings.warn(gain.warning, TrainingWarning, stacklevel=2)
+    if loop.gain is not None and loop.gain.warning is not None:
+        warnings.warn(loop.gain.warning, TrainingWarning, stacklevel=2)
     return _make_run(loop, files)
 
 

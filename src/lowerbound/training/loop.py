@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import LowerboundError, NonFiniteError
+from lowerbound.evaluation.baseline import Gain
 from lowerbound.evaluation.scoring import compute_dataset_terms
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
@@ -25,6 +26,7 @@ from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.autostop import AutoStop, Decision, compute_comparable_bounds
 from lowerbound.training.batches import Batch, BatchSource, count_batches
 from lowerbound.training.compiling import StepAutotuner, StepOptions
+from lowerbound.training.gains import measure_gain
 from lowerbound.training.observing import Observer
 from lowerbound.training.players import Weights, collect_players, collect_weights, copy_weights
 from lowerbound.training.progress import Progress
@@ -89,6 +91,7 @@ class Loop:
         self.rates = LearningRates(self.optimizer, self.factor)
         self.started = time.perf_counter()
         self.examples_per_second = 0.0
+        self.gain: Gain | None = None
 
     @torch.enable_grad()
     def run(self) -> None:
@@ -110,6 +113,7 @@ class Loop:
                     self._end_epoch(record)
                 self._notify("on_epoch", record)
         self.restore_best()
+        self.gain = measure_gain(self)
         self._notify("on_end")
 
     # For observers and checkpoints.
@@ -288,6 +292,8 @@ class Loop:
             **self.autotuner.record(),
             **progress.record_start(),
         }
+        if self.model.hides_entries:
+            record["hides_entries"] = True
         if self.schedules:
             epochs = progress.count_epochs(len(self.train))
             record["schedules"] = record_schedules(self.schedules, progress.step, epochs)

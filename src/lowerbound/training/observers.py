@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +24,20 @@ from lowerbound.report.drawing import (
 )
 from lowerbound.report.figures import manifold_points, save_learning_curves
 from lowerbound.runs.directory import RunDirectory
+from lowerbound.runs.part_names import name_part
 from lowerbound.runs.saving import make_header
 from lowerbound.runtime.autotune import Option
 from lowerbound.training.batches import count_batches
 from lowerbound.training.loop import Loop
 from lowerbound.training.observing import Observer
-from lowerbound.training.records import describe_complete, measure_gain
+from lowerbound.training.records import describe_complete
 from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
+
+# Of many epochs about so many have a line, and one at least is printed every so many seconds.
+_LINES = 100
+_LINE_SECONDS = 10.0
 
 # The width of the progress bar in columns, on narrow and on wide terminals.
 _BAR_WIDTHS = (6, 24)
@@ -88,6 +94,7 @@ class Display(Observer):
         self.live: Live | None = None
         self.label = "bound"
         self.shown = 0.0
+        self.printed = -math.inf
         self.rate = _StepRate()
 
     def on_start(self, loop: Loop) -> None:
@@ -145,9 +152,16 @@ class Display(Observer):
         )
 
     def on_epoch(self, loop: Loop, record: dict[str, Any]) -> None:
-        """Print the epoch's line."""
+        """Print the epoch's line; of very many short epochs, about a hundred lines are printed."""
+        now, epoch_steps = time.perf_counter(), count_batches(len(loop.train), loop.batch_size)
+        every = max(1, loop.total_steps // epoch_steps // _LINES)
+        is_due = record["epoch"] % every == 0 or now - self.printed > _LINE_SECONDS
+        if not is_due and not loop.progress.finished:
+            return
+        self.printed = now
         speed = record["examples_per_second"]
-        line = f"epoch {record['epoch']:>4}  train {self._describe(record['train'])}"
+        train = name_part("train", record)
+        line = f"epoch {record['epoch']:>4}  {train} {self._describe(record['train'])}"
         if "validation" in record:
             line += f"  validation {self._describe(record['validation'])}"
         line += f"  {speed:,.0f} examples/s"
@@ -185,9 +199,8 @@ class Display(Observer):
             if loop.autostop is not None:
                 kept = f"the average of the weights up to epoch {progress.best_epoch},"
             self.console.print(f"kept {kept} {self.label} {progress.best_bound:.2f} nats")
-        gain = measure_gain(progress)
-        if gain is not None and gain.warning is None:
-            self.console.print(str(gain))
+        if loop.gain is not None and loop.gain.warning is None:
+            self.console.print(str(loop.gain))
         for line in loop.unfinished():
             self.console.print(line)
 

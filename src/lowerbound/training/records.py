@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lowerbound.errors import NonFiniteError
-from lowerbound.evaluation.baseline import Gain
 from lowerbound.objectives.schedules import Schedule, was_cut_short
 from lowerbound.runs.finite import find_non_finite, list_buffers
 from lowerbound.runs.optimizer_state import flatten_optimizer
@@ -51,18 +50,6 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
         reached, end = schedule["reached"], schedule["end"]
         lines.append(f"{name} reached {reached:.3g}, not {end:.3g}: {why}")
     return lines
-
-
-def measure_gain(progress: Progress) -> Gain | None:
-    """Compare the last bound with that of independent entries; ``None`` if it is not known."""
-    if progress.baseline is None or not progress.history:
-        return None
-    last = progress.history[-1]
-    part = "validation" if "validation" in last else "train"
-    bound = last[part]["bound"]
-    if part == "validation" and progress.best_bound is not None:
-        bound = progress.best_bound
-    return Gain(bound, progress.baseline, f"{part} bound")
 
 
 def describe_complete(progress: Progress, total_steps: int, epoch_steps: int) -> str:
