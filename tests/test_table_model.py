@@ -561,6 +561,9 @@ def test_examples_of_other_columns_are_refused(trained):
     other = lb.load_data(frame[["height", "income"]]).train
     with pytest.raises(DataError, match="numbers of other columns"):
         lb.evaluate(model, lb.IWAE(2), other)
+    fewer = lb.load_data(frame.assign(height=2 * frame["height"])).train
+    with pytest.raises(DataError, match="on other scales.*give the table itself"):
+        lb.evaluate(model, lb.IWAE(2), fewer)
 
 
 def test_nothing_is_hidden_in_evaluations_and_whole_columns_in_training(trained):

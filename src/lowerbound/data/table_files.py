@@ -123,12 +123,16 @@ def read_rows(data: Any, schema: Schema, *, name: str = "data") -> Examples:
         data, name = load_table(Path(data).expanduser(), schema), os.fspath(data)
     if not isinstance(data, Examples):
         return make_table_examples(data, schema, name=name)
-    if getattr(data.preprocessing, "schema", None) != schema:
-        raise DataError(
-            f"{name}: the examples are numbers of other columns than those of the model, which are "
-            f"{join_names(schema.names)}; give the table itself, such as a DataFrame"
-        )
-    return data
+    own = getattr(data.preprocessing, "schema", None)
+    if own == schema:
+        return data
+    found = "of other columns than"
+    if own is not None and own.names == schema.names:
+        found = "on other scales, inferred from other rows, than"
+    raise DataError(
+        f"{name}: the examples are numbers {found} those of the model, whose columns are "
+        f"{join_names(schema.names)}; give the table itself, such as a DataFrame or its path"
+    )
 
 
 def read_csv(path: Path, options: ReadOptions) -> Examples:
