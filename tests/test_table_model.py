@@ -562,7 +562,7 @@ def test_examples_of_other_columns_are_refused(trained):
     with pytest.raises(DataError, match="numbers of other columns"):
         lb.evaluate(model, lb.IWAE(2), other)
     fewer = lb.load_data(frame.assign(height=2 * frame["height"])).train
-    with pytest.raises(DataError, match="on other scales.*give the table itself"):
+    with pytest.raises(DataError, match=r"on other scales.*give the table itself"):
         lb.evaluate(model, lb.IWAE(2), fewer)
 
 
