@@ -92,7 +92,7 @@ def test_names_that_a_page_mentions_exist(page):
         assert recipe in RECIPES, recipe
 
 
-MODULES = ("errors", "noise", "recipes")
+MODULES = ("data", "errors", "evaluation", "noise", "recipes")
 
 
 @pytest.mark.parametrize(

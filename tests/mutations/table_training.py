@@ -249,8 +249,8 @@ MUTATIONS = [
     ),
     Mutation(
         LOOP,
-        "        self.restore_best()\n        self._notify",
-        "        self._notify",
+        "        self.restore_best()\n        self.gain",
+        "        self.gain",
         "The last weights are returned instead of the best ones.",
     ),
     Mutation(

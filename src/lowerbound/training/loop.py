@@ -113,7 +113,9 @@ class Loop:
                     self._end_epoch(record)
                 self._notify("on_epoch", record)
         self.restore_best()
-        self.gain = measure_gain(self)
+        self.gain = measure_gain(
+            self.progress, self.model, self.objective, self.train, seed=self.seed
+        )
         self._notify("on_end")
 
     # For observers and checkpoints.
