@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lowerbound.runs.part_names import name_part
+from lowerbound.report.part_names import name_part
 from lowerbound.runtime.outputs import write_whole
 
 

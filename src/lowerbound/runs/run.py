@@ -8,7 +8,7 @@ from typing import Any
 
 from lowerbound.models import Model
 from lowerbound.objectives import Objective
-from lowerbound.runs.part_names import name_part
+from lowerbound.report.part_names import name_part
 
 
 @dataclass(frozen=True, eq=False)

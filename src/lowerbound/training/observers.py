@@ -23,8 +23,8 @@ from lowerbound.report.drawing import (
     save_pairs,
 )
 from lowerbound.report.figures import manifold_points, save_learning_curves
+from lowerbound.report.part_names import name_part
 from lowerbound.runs.directory import RunDirectory
-from lowerbound.runs.part_names import name_part
 from lowerbound.runs.saving import make_header
 from lowerbound.runtime.autotune import Option
 from lowerbound.training.batches import count_batches
