@@ -27,8 +27,8 @@ class CycleInputs(nn.Module):
     Example:
         >>> from lowerbound.data import Column, Schema
         >>> inputs = CycleInputs(Schema((Column("t", "time", spread=3600.0, cycles=("day",)),)))
-        >>> inputs(torch.tensor([[6.0]]), torch.tensor([[1.0]])).round(decimals=4)
-        tensor([[1., 0.]])
+        >>> inputs(torch.tensor([[12.0]]), torch.tensor([[1.0]])).abs().round(decimals=4)
+        tensor([[0., 1.]])
     """
 
     times: Tensor
