@@ -195,3 +195,47 @@ def test_dates_come_back_as_dates():
     schema = infer(frame)
     values, _ = read_table(frame, schema)
     assert list(make_table(decode_columns(values, schema), schema)["day"]) == days
+
+
+@pytest.mark.parametrize(
+    ("times", "cycles"),
+    [
+        (pd.date_range("2024-01-01", periods=60, freq="h"), ("day",)),
+        (pd.date_range("2024-01-01", periods=500, freq="h"), ("day", "week")),
+        (pd.date_range("2024-01-01", periods=14, freq="D"), ("week",)),
+        (pd.date_range("2023-01-01", "2024-12-31", freq="D", tz="Europe/Berlin"), ("week", "year")),
+        (pd.date_range("2020-01-06", periods=150, freq="7D"), ("year",)),
+        (pd.date_range("2022-01-01", periods=24, freq="MS"), ("year",)),
+        (pd.date_range("1990-01-01", periods=30, freq="YS"), ()),
+        (pd.date_range("2000-01-01", periods=30000, freq="353min"), ("day", "week", "year")),
+        (pd.date_range("2024-01-01", periods=300, freq="min"), ()),
+    ],
+)
+def test_the_cycles_that_times_can_show_are_inferred_and_saved(times, cycles):
+    schema = infer(pd.DataFrame({"t": times}))
+    assert schema.find("t").cycles == cycles
+    again = build(describe(schema))
+    assert again == schema
+    assert again.find("t").cycles == cycles
+    earlier = describe(schema)  # by a version without cycles, whose models take the same rows
+    del earlier["columns"][0]["cycles"]
+    assert build(earlier) == schema
+    assert build(earlier).find("t").cycles == ()
+    assert lb.ColumnInputs(build(earlier)).output_shape == (2,)
+
+
+def test_a_declared_time_with_one_value_has_no_cycles():
+    frame = pd.DataFrame({"t": pd.to_datetime(["2024-01-01"] * 9), "a": np.arange(9) + 0.5})
+    assert infer(frame, types={"t": "time"}).find("t").cycles == ()
+
+
+def test_cycles_are_shown_in_words():
+    def show(times):
+        return lb.data.inspect_table(pd.DataFrame({"t": times}))["values"][0]
+
+    hours = pd.date_range("2024-01-01", periods=500, freq="h")
+    assert show(hours) == "2024-01-01 to 2024-01-21, with the cycles day and week"
+    assert show(hours[:60]) == "2024-01-01 to 2024-01-03, with the cycle day"
+    assert show(hours[:9]) == "2024-01-01 to 2024-01-01"
+    longer = pd.date_range("2000-01-01", "2010-01-01", freq="5h")
+    assert show(longer).endswith(", with the cycles day, week and year")

@@ -6,7 +6,8 @@ from lowerbound.conditionals.bernoulli import Bernoulli
 from lowerbound.conditionals.binomial import Binomial
 from lowerbound.conditionals.categorical import Categorical
 from lowerbound.conditionals.code_prior import AutoregressivePrior, CodePrior
-from lowerbound.conditionals.columns import ColumnInputs, Columns
+from lowerbound.conditionals.column_inputs import ColumnInputs
+from lowerbound.conditionals.columns import Columns
 from lowerbound.conditionals.counts import NegativeBinomial, Poisson
 from lowerbound.conditionals.discretized import DiscretizedLogistic
 from lowerbound.conditionals.flow import Flow
@@ -20,6 +21,7 @@ from lowerbound.conditionals.gaussian import (
     mean_field,
 )
 from lowerbound.conditionals.given import Given, Masked
+from lowerbound.conditionals.given_times import GivenTimes
 from lowerbound.conditionals.heavy_tails import Laplace, StudentT
 from lowerbound.conditionals.location_scale import LocationScale
 from lowerbound.conditionals.log_input import LogInput
@@ -62,6 +64,7 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Given",
+    "GivenTimes",
     "Hurdle",
     "Laplace",
     "LocationScale",

@@ -4,7 +4,13 @@ from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
 from lowerbound.distributions.cells import Cells
 from lowerbound.distributions.codes import CodePoint, EmbeddedSequence, FactorialCodeVectors
-from lowerbound.distributions.columns import RowDistribution, Units, choose_distributions
+from lowerbound.distributions.columns import (
+    RowDistribution,
+    RowsGivenTimes,
+    Units,
+    choose_distributions,
+    tell_rows,
+)
 from lowerbound.distributions.continuous_bernoulli import (
     FactorialContinuousBernoulli,
     find_logit_of_mean,
@@ -95,6 +101,7 @@ __all__ = [
     "ReportingDistribution",
     "Rescaled",
     "RowDistribution",
+    "RowsGivenTimes",
     "SelfMaskedDistribution",
     "SideBySide",
     "SphereUniform",
@@ -124,5 +131,6 @@ __all__ = [
     "outline",
     "shift_normal",
     "soft_clamp",
+    "tell_rows",
     "unwrap_independent",
 ]
