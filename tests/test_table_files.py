@@ -15,7 +15,8 @@ from lowerbound.data.csv_text import convert_to_schema
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.schema import fill_table, read_column
-from lowerbound.data.table_files import TableWriter, iterate_parts, iterate_tables, load_table
+from lowerbound.data.table_files import iterate_parts, iterate_tables, load_table
+from lowerbound.data.table_writing import TableWriter
 from lowerbound.errors import DataError, StorageError
 
 HEADER = "code,smokes,height,region,note,born,count"

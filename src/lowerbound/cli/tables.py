@@ -76,7 +76,8 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
     """
     from lowerbound.data.completing import complete_text, keep_types, widen_columns
     from lowerbound.data.schema import make_table_examples
-    from lowerbound.data.table_files import TableWriter, check_target, iterate_parts
+    from lowerbound.data.table_files import iterate_parts
+    from lowerbound.data.table_writing import TableWriter, check_target
     from lowerbound.evaluation.imputing import impute_examples
 
     targets = [out]
@@ -137,7 +138,8 @@ def score(
     are log p of a value given all other values of its row, in nats.
     """
     from lowerbound.data.schema import make_table_examples
-    from lowerbound.data.table_files import TableWriter, check_target, iterate_tables
+    from lowerbound.data.table_files import iterate_tables
+    from lowerbound.data.table_writing import TableWriter, check_target
     from lowerbound.evaluation import score as score_table
 
     check_target(out)
@@ -192,7 +194,7 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from lowerbound.data.table_files import TableWriter, check_target
+    from lowerbound.data.table_writing import TableWriter, check_target
     from lowerbound.evaluation import sensitivity as compute_sensitivity
     from lowerbound.evaluation import tabulate_sensitivity
 
@@ -350,7 +352,8 @@ def write_rows(
     import narwhals as nw
 
     from lowerbound.data.frames import make_frame
-    from lowerbound.data.table_files import TableWriter, check_target, load_table
+    from lowerbound.data.table_files import load_table
+    from lowerbound.data.table_writing import TableWriter, check_target
 
     check_target(out)
     known = None

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.data.columns import Floats, Mask
+from lowerbound.data.dictionaries import list_dictionary
 from lowerbound.data.raw_values import (
     Content,
     classify,
@@ -19,7 +20,6 @@ from lowerbound.data.raw_values import (
     find_unit,
     find_zone_of,
     is_missing,
-    list_dictionary,
     list_numbers,
     list_times,
     name_category,

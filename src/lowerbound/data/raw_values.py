@@ -36,12 +36,6 @@ def name_category(value: Any) -> Any:
     return str(value)
 
 
-def list_dictionary(native: Any) -> list[Any]:
-    """The categories of a column of pyarrow that is encoded by a dictionary."""
-    unified = native.unify_dictionaries()
-    return list(unified.chunk(0).dictionary.to_pylist()) if unified.num_chunks else []
-
-
 def find_zone_of(series: nw.Series[Any]) -> str:
     """The time zone that the type of a series has, or empty text."""
     if isinstance(series.dtype, nw.Datetime):
