@@ -344,7 +344,7 @@ def test_draws_are_kept_near_the_range_and_observed_values_are_not():
 
 def test_large_amounts_with_zeros_are_positive():
     column = infer(pd.DataFrame({"a": [1200, 0, 3100, 2500, 0] * 20})).find("a")
-    assert (column.type, 0.0 in column.atoms, column.step) == ("positive", True, 1.0)
+    assert (column.type, 0.0 in column.atoms, column.step) == ("positive", True, 100.0)
     assert infer(pd.DataFrame({"a": [12, 0, 31, 2, 0] * 20})).find("a").type == "count"
 
 

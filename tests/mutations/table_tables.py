@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutation import Mutation
 
 COLUMN, INFERENCE, SCHEMA = "data/columns.py", "data/inference.py", "data/schema.py"
-NUMBER_TYPES = "data/number_types.py"
+NUMBER_TYPES, GRIDS = "data/number_types.py", "data/grids.py"
 LIKELIHOOD, ROWS = "conditionals/columns.py", "distributions/columns.py"
 MODEL, IMPUTING = "models/table.py", "evaluation/imputing.py"
 POOLING = "evaluation/pooling.py"
@@ -47,8 +47,8 @@ MUTATIONS = [
     ),
     Mutation(
         COLUMN,
-        "np.where(codes == 0, raw, np.array((0.0, *self.atoms))[codes])",
-        "np.where(codes == 0, raw, np.array((*self.atoms, 0.0))[codes])",
+        "np.where(codes == 0, drawn, np.array((0.0, *self.atoms))[codes])",
+        "np.where(codes == 0, drawn, np.array((*self.atoms, 0.0))[codes])",
         "Atoms come back as their neighbours.",
     ),
     Mutation(
@@ -58,10 +58,22 @@ MUTATIONS = [
         "Draws never leave the range of the values seen.",
     ),
     Mutation(
-        COLUMN,
-        "raw = (raw / step).round() * step",
-        "raw = np.floor(raw / step) * step",
+        GRIDS,
+        "np.round((raw - self.start) / self.step)",
+        "np.floor((raw - self.start) / self.step)",
         "Draws of rounded columns are rounded down.",
+    ),
+    Mutation(
+        GRIDS,
+        "rounded = self.start + np.round((raw - self.start) / self.step) * self.step",
+        "rounded = np.round(raw / self.step) * self.step",
+        "Draws of rounded columns are multiples of the step, and not as far from the values seen.",
+    ),
+    Mutation(
+        GRIDS,
+        "is_rest = rest > error + multiples * step_error",
+        "is_rest = rest > np.inf",
+        "The step is the smallest gap between values.",
     ),
     # Inference of types
     Mutation(

@@ -22,6 +22,7 @@ from lowerbound.data.columns import (
     join_names,
 )
 from lowerbound.data.frames import RawTable
+from lowerbound.data.grids import find_step
 from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_atom, infer_type
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
@@ -228,10 +229,11 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
     if column.type == "count":
         logarithms = np.log1p(seen)
         return replace(column, centre=float(logarithms.mean()), spread=_find_spread(logarithms))
-    column = replace(column, atoms=_find_atoms(column, seen), step=_find_step(column, seen))
+    column = replace(column, atoms=_find_atoms(column, seen))
     rest = seen[~np.isin(seen, column.atoms)]
     if not len(rest):  # all values are atoms
         return column
+    column = replace(column, step=_find_step(column, seen))
     values = column.standardize(rest)
     return replace(column, centre=float(values.mean()), spread=_find_spread(values))
 
@@ -256,24 +258,14 @@ def _find_atoms(column: Column, seen: Floats) -> tuple[float, ...]:
 
 
 def _find_step(column: Column, seen: Floats) -> float:
-    """The distance between neighbouring values, if all are multiples of a power of ten."""
+    """The distance between values that are rounded; for times, whole days, hours and so on."""
     if column.type == "time":
         for step in (86400.0, 3600.0, 60.0, 1.0):
             if (seen == np.round(seen / step) * step).all():
                 return step
         return 0.0
-    largest = float(np.abs(seen).max())
-    for digits in range(5):
-        step = 10.0**-digits
-        if largest / step > 1e15:
-            break
-        close = min(1e-9 * max(1.0, largest), 1e-3 * step)
-        if np.allclose(seen, np.round(seen, digits), rtol=0, atol=close):
-            if column.type == "proportion" and step > 0.1:  # only 0 and 1, and both are atoms
-                return 0.0
-            # A step that is tiny beside the spread says nothing.
-            return step if seen.std() < 1e4 * step else 0.0
-    return 0.0
+    limits = np.finfo(np.float32 if column.dtype == "Float32" else np.float64)
+    return find_step(seen, float(limits.eps))
 
 
 def _infer_categories(
