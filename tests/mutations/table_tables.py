@@ -95,6 +95,18 @@ MUTATIONS = [
         "Amounts that are often 0 are real numbers.",
     ),
     Mutation(
+        NUMBER_TYPES,
+        "_ZERO_RATIO * others.max(initial=0)",
+        "0.0",
+        "Zeros that are as frequent as other rounded values make amounts of a column.",
+    ),
+    Mutation(
+        NUMBER_TYPES,
+        "return bool(zeros >= min(least, count_of_atom(len(seen))))",
+        "return bool(zeros >= count_of_atom(len(seen)))",
+        "Only zeros with an atom's share make amounts of a column.",
+    ),
+    Mutation(
         INFERENCE,
         "frequent = counts >= count_of_atom(len(seen))",
         "frequent = counts >= 2",

@@ -60,8 +60,9 @@ def infer_schema(
       these are amounts, and positive numbers. Other whole numbers are real numbers that
       are rounded. Consecutive numbers, one for each row, are an identifier, and so is the index of
       pandas in a file.
-    - Numbers above 0 that vary by factors are positive, numbers from 0 to 1 are proportions, and
-      other numbers are real. Values that are frequent become atoms.
+    - Numbers above 0 that vary by factors are positive, and so are such numbers with many zeros:
+      a fifth of the values, or 2% if no other value is a third as frequent. Numbers from 0 to 1
+      are proportions, and other numbers are real. Values that are frequent become atoms.
     - A column with a single value is constant, and is left out. 0 and 1 are boolean, and two other
       whole numbers that are frequent are ordinal.
 
