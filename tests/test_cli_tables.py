@@ -91,6 +91,22 @@ def test_a_table_is_completed(folder, tmp_path, suffix, capsys):
     np.testing.assert_array_equal(found["height"][there], holes["height"][there])
 
 
+@pytest.mark.filterwarnings("default:.*the table has no column:UserWarning")
+def test_rows_are_counted_by_the_columns_that_the_table_has(folder, tmp_path, capsys):
+    holes = make_holes().drop(columns=["height", "income"])
+    incomplete = holes.isna().any(axis=1).sum()
+    holes.to_csv(tmp_path / "in.csv", index=False)
+    words = ["impute", folder / "run", "--data", tmp_path / "in.csv", "--out", tmp_path / "out.csv"]
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    assert "the table has no column height, income" in err
+    assert f"imputed {incomplete} of {len(holes)} rows to" in out
+    assert "because the table does not have them: height, income" in out
+    completed = pd.read_csv(tmp_path / "out.csv")
+    assert list(completed.columns) == list(holes.columns)
+    assert completed.notna().all(axis=None)
+
+
 def test_a_constant_column_is_completed(tmp_path, capsys):
     random = np.random.default_rng(0)
     frame = pd.DataFrame(

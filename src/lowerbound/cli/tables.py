@@ -107,6 +107,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
                 writer.write(completed)
             there = (name for name in found.left_out if name in part.column_names)
             unfilled |= dict.fromkeys(name for name in there if part[name].null_count)
+            absent = [each.name for each in schema.modelled if each.name not in part.column_names]
             counts["rows"] += len(found.incomplete)
             counts["incomplete"] += int(found.incomplete.sum())
             counts["doubtful"] += int(found.doubtful.sum())
@@ -114,6 +115,8 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         f"imputed {counts['incomplete']:,} of {counts['rows']:,} rows to "
         f"{', '.join(map(str, targets))}"
     )
+    if absent:
+        print(f"not filled in, because the table does not have them: {', '.join(absent)}")
     if unfilled:
         print(f"not filled in, because the model leaves them out: {', '.join(unfilled)}")
     if counts["doubtful"]:
