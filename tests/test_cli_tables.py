@@ -207,6 +207,7 @@ def test_embeddings_of_another_table_are_written(folder, tmp_path, capsys):
         (["impute", "run", "--data", "none.csv", "--out", "a.csv"], "none.csv"),
         (["impute", "run", "--data", "people.csv", "--out", "a.txt"], "ends in .parquet"),
         (["sample", "run", "--given", "job=cook", "--out", "a.csv"], "give one file with some"),
+        (["sample", "run", "--given", "no.csv", "--out", "a.csv"], "no.csv: there is no such file"),
         (["data", "inspect", "people.csv", "--columns", "age"], "not of the form NAME=TYPE"),
         (["data", "inspect", "people.csv", "--columns", "age=real"], "'age', which is not a col"),
     ],

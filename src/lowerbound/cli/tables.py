@@ -363,8 +363,10 @@ def write_rows(
     if given:
         path = Path(given[0])
         if len(given) > 1 or not path.is_file():
+            reason = "" if len(given) > 1 else "there is no such file; "
             raise SettingsError(
-                f"--given {' '.join(given)}: for a table, give one file with some of its columns"
+                f"--given {' '.join(given)}: {reason}for a table, give one file with some of its "
+                "columns"
             )
         known = load_table(path, model.schema)
     with TableWriter(out) as writer:

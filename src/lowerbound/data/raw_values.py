@@ -65,6 +65,27 @@ def name_zone(zone: Any) -> str:
         return "UTC"
 
 
+def list_marks(values: Any) -> tuple[Any, ...]:
+    """Values that stand for missing ones, of which one, several or none are given.
+
+    A number stands for the text of it, too, which a column of text may contain.
+
+    Example:
+        >>> list_marks(-999), list_marks(["?", -0.5]), list_marks(None)
+        ((-999, '-999'), ('?', -0.5, '-0.5'), ())
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        values = (values,)
+    marks: list[Any] = []
+    for each in values:
+        if is_missing(each):
+            continue
+        marks.append(each)
+        if classify(each) == "numbers":
+            marks.append(str(simplify(each)))
+    return tuple(marks)
+
+
 def clean_marks(placeholders: Iterable[Any]) -> tuple[Any, ...]:
     """Values that stand for missing ones as text, numbers and truth values, without NaN."""
     marks = (each for each in placeholders if not is_missing(each))

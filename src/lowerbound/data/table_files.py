@@ -11,7 +11,7 @@ from typing import Any
 from lowerbound.data.columns import Schema, join_names
 from lowerbound.data.csv_text import (
     convert_to_schema,
-    find_delimiter,
+    detect_delimiter,
     infer_types,
     read_text_blocks,
 )
@@ -20,6 +20,7 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.options import ReadOptions
+from lowerbound.data.raw_values import list_marks
 from lowerbound.data.schema import make_table_examples
 from lowerbound.errors import DataError, LowerboundError, SettingsError
 
@@ -55,16 +56,14 @@ def parse_column_types(columns: Any) -> dict[str, str] | None:
 
 
 def parse_missing_values(values: Any) -> tuple[Any, ...]:
-    """Parse the values that stand for missing ones; text that is a number is both.
+    """Parse the values that stand for missing ones; a number and its text are both.
 
     Example:
-        >>> parse_missing_values("?,-999"), parse_missing_values(None)
-        (('?', '-999', -999.0), ())
+        >>> parse_missing_values("?,-999"), parse_missing_values(-999), parse_missing_values(None)
+        (('?', '-999', -999.0), (-999, '-999'), ())
     """
-    if values is None:
-        return ()
     if not isinstance(values, str):
-        return tuple(values) if isinstance(values, Iterable) else (values,)
+        return list_marks(values)
     found: list[Any] = []
     for text in (part.strip() for part in values.split(",")):
         found.append(text)
@@ -143,7 +142,7 @@ def load_table(
         elif suffix in _ARROW:
             table = pyarrow.feather.read_table(path)
         else:
-            blocks = list(read_text_blocks(pyarrow, path, find_delimiter(suffix)))
+            blocks = list(read_text_blocks(pyarrow, path, detect_delimiter(path, suffix)))
             table = pyarrow.concat_tables(blocks) if blocks else pyarrow.table({})
     if not table.num_rows:
         raise _make_empty_error(path)
@@ -190,7 +189,7 @@ def iterate_parts(
         if suffix == ".parquet":
             blocks = _read_parquet_blocks(pyarrow, path, rows)
         else:
-            blocks = read_text_blocks(pyarrow, path, find_delimiter(suffix))
+            blocks = read_text_blocks(pyarrow, path, detect_delimiter(path, suffix))
         for part in _divide(pyarrow, blocks, rows):
             if suffix == ".parquet" or schema is None:
                 yield part, None
