@@ -5,7 +5,7 @@ from __future__ import annotations
 from mutation import Mutation
 
 COLUMN, INFERENCE, SCHEMA = "data/columns.py", "data/inference.py", "data/schema.py"
-NUMBER_TYPES, GRIDS = "data/number_types.py", "data/grids.py"
+NUMBER_TYPES = "data/number_types.py"
 LIKELIHOOD, ROWS = "conditionals/columns.py", "distributions/columns.py"
 MODEL, IMPUTING = "models/table.py", "evaluation/imputing.py"
 POOLING = "evaluation/pooling.py"
@@ -58,22 +58,10 @@ MUTATIONS = [
         "Draws never leave the range of the values seen.",
     ),
     Mutation(
-        GRIDS,
-        "np.round((raw - self.start) / self.step)",
-        "np.floor((raw - self.start) / self.step)",
+        COLUMN,
+        "raw, lowest, highest = grid.round(raw), ",
+        "raw, lowest, highest = grid.round(raw - step / 2), ",
         "Draws of rounded columns are rounded down.",
-    ),
-    Mutation(
-        GRIDS,
-        "rounded = self.start + np.round((raw - self.start) / self.step) * self.step",
-        "rounded = np.round(raw / self.step) * self.step",
-        "Draws of rounded columns are multiples of the step, and not as far from the values seen.",
-    ),
-    Mutation(
-        GRIDS,
-        "is_rest = rest > error + multiples * step_error",
-        "is_rest = rest > np.inf",
-        "The step is the smallest gap between values.",
     ),
     # Inference of types
     Mutation(
@@ -93,18 +81,6 @@ MUTATIONS = [
         "(without_zeros or _has_many_zeros(seen))",
         "without_zeros",
         "Amounts that are often 0 are real numbers.",
-    ),
-    Mutation(
-        NUMBER_TYPES,
-        "_ZERO_RATIO * others.max(initial=0)",
-        "0.0",
-        "Zeros that are as frequent as other rounded values make amounts of a column.",
-    ),
-    Mutation(
-        NUMBER_TYPES,
-        "return bool(zeros >= min(least, count_of_atom(len(seen))))",
-        "return bool(zeros >= count_of_atom(len(seen)))",
-        "Only zeros with an atom's share make amounts of a column.",
     ),
     Mutation(
         INFERENCE,

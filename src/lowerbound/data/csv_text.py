@@ -48,8 +48,8 @@ def detect_delimiter(path: Path, suffix: str) -> str:
     of cells, and at least two, if semicolons or tabs separate them, but not if commas do.
     """
     usual = find_delimiter(suffix)
-    others = () if suffix == ".tsv" else _OTHER_DELIMITERS
-    for delimiter in (usual, *others):
+    candidates = (usual,) if suffix == ".tsv" else (usual, *_OTHER_DELIMITERS)
+    for delimiter in candidates:
         if _has_equal_rows(path, delimiter):
             return delimiter
     return usual
