@@ -91,6 +91,22 @@ def test_a_table_is_completed(folder, tmp_path, suffix, capsys):
     np.testing.assert_array_equal(found["height"][there], holes["height"][there])
 
 
+@pytest.mark.filterwarnings("default:.*the table has no column:UserWarning")
+def test_rows_are_counted_by_the_columns_that_the_table_has(folder, tmp_path, capsys):
+    holes = make_holes().drop(columns=["height", "income"])
+    incomplete = holes.isna().any(axis=1).sum()
+    holes.to_csv(tmp_path / "in.csv", index=False)
+    words = ["impute", folder / "run", "--data", tmp_path / "in.csv", "--out", tmp_path / "out.csv"]
+    code, out, err = run(capsys, *words)
+    assert code == 0, err
+    assert "the table has no column height, income" in err
+    assert f"imputed {incomplete} of {len(holes)} rows to" in out
+    assert "because the table does not have them: height, income" in out
+    completed = pd.read_csv(tmp_path / "out.csv")
+    assert list(completed.columns) == list(holes.columns)
+    assert completed.notna().all(axis=None)
+
+
 def test_a_constant_column_is_completed(tmp_path, capsys):
     random = np.random.default_rng(0)
     frame = pd.DataFrame(
@@ -191,6 +207,7 @@ def test_embeddings_of_another_table_are_written(folder, tmp_path, capsys):
         (["impute", "run", "--data", "none.csv", "--out", "a.csv"], "none.csv"),
         (["impute", "run", "--data", "people.csv", "--out", "a.txt"], "ends in .parquet"),
         (["sample", "run", "--given", "job=cook", "--out", "a.csv"], "give one file with some"),
+        (["sample", "run", "--given", "no.csv", "--out", "a.csv"], "no.csv: there is no such file"),
         (["data", "inspect", "people.csv", "--columns", "age"], "not of the form NAME=TYPE"),
         (["data", "inspect", "people.csv", "--columns", "age=real"], "'age', which is not a col"),
     ],
@@ -321,6 +338,88 @@ def test_files_with_types_keep_them(cells, tmp_path, suffix, capsys):
     assert found.slice(0, 1).to_pylist() == table.slice(0, 1).to_pylist()
     assert found["code"].to_pylist() == [1, None]
     assert all(found[name].null_count == 0 for name in types if name != "code")
+
+
+LEVELS = ["low", "middle", "high"]
+
+
+def make_cells(values: list[str | None], categories: list[str]) -> pa.Table:
+    codes = [None if each is None else categories.index(each) for each in values]
+    level = pa.DictionaryArray.from_arrays(pa.array(codes, pa.int8()), categories, ordered=True)
+    numbers = [int(each == "middle") for each in values]
+    number = pa.DictionaryArray.from_arrays(pa.array(numbers, pa.int8()), [7, 5], ordered=True)
+    height = np.linspace(0.0, 1.0, len(values)) ** 2
+    return pa.table({"level": level, "number": number, "height": height})
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory):
+    """A run that was trained on ordered categories, whose order is not that of the alphabet."""
+    folder = tmp_path_factory.mktemp("levels")
+    feather.write_feather(
+        make_cells(["high", "low", "middle", None] * 20, LEVELS), folder / "a.feather"
+    )
+    words = ["train", "table", "--data", folder / "a.feather", "--out", folder / "run", *QUICK]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main([str(word) for word in words])
+    return folder / "run"
+
+
+@pytest.mark.parametrize("rows", [20_000, 3, 2])
+@pytest.mark.parametrize("source", [".parquet", ".feather"])
+@pytest.mark.parametrize("target", [".parquet", ".feather"])
+def test_categories_keep_their_order_in_all_parts_of_a_file(
+    levels, tmp_path, source, target, rows, capsys, monkeypatch
+):
+    monkeypatch.setattr(tables, "_ROWS", rows)
+    before = ["high", "low", None, "high", "middle", None, "low", "high"]
+    path, out = tmp_path / f"in{source}", tmp_path / f"out{target}"
+    table = make_cells(before, [*LEVELS, "never seen"])
+    if source == ".feather":
+        feather.write_feather(table, path)
+    else:  # two groups of rows with different dictionaries
+        groups = [
+            make_cells(before[:4], ["low", "high", "never seen"]),
+            make_cells(before[4:], LEVELS),
+        ]
+        with parquet.ParquetWriter(path, table.schema) as writer:
+            for group in groups:
+                writer.write_table(group)
+    code, _, err = run(capsys, "impute", levels, "--data", path, "--out", out)
+    assert code == 0, err
+    read = {".parquet": parquet.read_table, ".feather": feather.read_table}[target]
+    found = read(out)
+    assert found.schema.field("level").type == table.schema.field("level").type
+    dictionaries = [chunk.dictionary.to_pylist() for chunk in found["level"].chunks]
+    assert all(each == [*LEVELS, "never seen"] for each in dictionaries)
+    after = found["level"].to_pylist()
+    assert [new for new, old in zip(after, before, strict=True) if old is not None] == [
+        each for each in before if each is not None
+    ]
+    assert set(after) <= set(LEVELS)
+    assert found["number"].to_pylist() == table["number"].to_pylist()
+
+
+def test_categories_that_a_file_lacks_are_inserted_in_their_order(levels, tmp_path, capsys):
+    path, out = tmp_path / "in.feather", tmp_path / "out.feather"
+    feather.write_feather(make_cells(["high", None, "high"], ["high"]), path)
+    code, _, err = run(capsys, "impute", levels, "--data", path, "--out", out, "--draws", "2")
+    assert code == 0, err
+    for number in (1, 2):
+        found = feather.read_table(tmp_path / f"out-{number}.feather")
+        assert found["level"].chunk(0).dictionary.to_pylist() == LEVELS
+        assert found["number"].chunk(0).dictionary.to_pylist() == [7, 5]
+
+
+def test_the_order_of_categories_is_learned_from_all_groups_of_rows(tmp_path):
+    first = make_cells(["low", "high"] * 9, ["low", "high"])
+    path = tmp_path / "in.parquet"
+    with parquet.ParquetWriter(path, first.schema) as writer:
+        writer.write_table(first)
+        writer.write_table(make_cells(LEVELS * 5, LEVELS))
+    for data in (path, pa.concat_tables([first, make_cells(LEVELS * 5, LEVELS)])):
+        schema = lb.load_data(data).train.preprocessing.schema
+        assert schema.find("level").categories == tuple(LEVELS)
 
 
 def corrupt(path: Path, start: int = 4, stop: int = 400) -> Path:

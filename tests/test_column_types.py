@@ -342,9 +342,38 @@ def test_draws_are_kept_near_the_range_and_observed_values_are_not():
     make_table({"born": np.array([-1e15, 1e15])}, schema)
 
 
+@pytest.mark.parametrize("decimals", [2, 8])
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.17, 0.5])
+def test_amounts_that_are_sometimes_0_are_positive(share, decimals):
+    values = np.exp(np.random.default_rng(0).normal(7, 1.2, 500)).round(decimals)
+    values[: int(share * 500)] = 0.0
+    column = infer(pd.DataFrame({"a": values})).find("a")
+    assert (column.type, column.atoms) == ("positive", (0.0,))
+    numbers, observed = column.encode(np.array([0.0, 1000.0]))
+    assert numbers[:, 0].tolist() == [1.0, 0.0]
+    assert observed.all(1).tolist() == [False, True]
+
+
+def test_zeros_that_do_not_stand_out_are_no_amounts():
+    random = np.random.default_rng(0)
+    rounded = np.exp(random.normal(1, 2, 500)).round(1)
+    assert (rounded == 0.0).mean() > 0.02
+    few = np.exp(random.normal(7, 1.2, 500))
+    few[:9] = 0.0
+    narrow = random.uniform(20.0, 30.0, 500)
+    narrow[:80] = 0.0
+    below = np.append(few, [-1.5])
+    below[:80] = 0.0
+    for values in (rounded, few, narrow, below):
+        assert infer(pd.DataFrame({"a": values})).find("a").type == "real"
+
+
 def test_large_amounts_with_zeros_are_positive():
+    values = np.random.default_rng(0).integers(200, 90_000, 200)
+    values[:10] = 0
+    assert infer(pd.DataFrame({"a": values})).find("a").type == "positive"
     column = infer(pd.DataFrame({"a": [1200, 0, 3100, 2500, 0] * 20})).find("a")
-    assert (column.type, 0.0 in column.atoms, column.step) == ("positive", True, 1.0)
+    assert (column.type, 0.0 in column.atoms, column.step) == ("positive", True, 100.0)
     assert infer(pd.DataFrame({"a": [12, 0, 31, 2, 0] * 20})).find("a").type == "count"
 
 

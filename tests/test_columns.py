@@ -2,6 +2,7 @@
 
 import datetime
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +146,43 @@ def test_a_column_of_another_type_is_refused_by_name():
 
 def test_values_of_several_types_are_refused_with_their_row():
     frame = pd.DataFrame({"a": pd.Series([1, 2, "three"], dtype=object)})
-    with pytest.raises(DataError, match="'a' is 'three' in row 2, and numbers are before it"):
+    with pytest.raises(
+        DataError, match="'a' is 'three' in row 2, and the rows before have numbers"
+    ):
         infer(frame)
+
+
+@pytest.mark.parametrize(
+    "value", [pd.Period("2020", "Y"), 1j, datetime.time(1), Decimal("1.5"), [1], ("a",)]
+)
+def test_values_that_cannot_be_modelled_are_named(value):
+    frame = pd.DataFrame({"a": pd.Series([None, value, value], dtype=object), "b": [0.5, 2, -1]})
+    message = rf"in row 1, and values of the type {type(value).__name__} cannot be modelled.*"
+    with pytest.raises(DataError, match=message + r"columns=\{'a': 'identifier'\}"):
+        infer(frame)
+    assert infer(frame, types={"a": "identifier"}).find("a").type == "identifier"
+
+
+def test_types_that_cannot_be_modelled_are_named():
+    frame = pd.DataFrame({"a": pd.to_timedelta([1, 2, 3]), "b": [0.5, 2, -1]})
+    with pytest.raises(DataError, match=r"Duration.*columns=\{'a': 'identifier'\}"):
+        infer(frame)
+
+
+@pytest.mark.parametrize("mark", [-999, [-999], "-999", ["?", -999.0], np.float32(-999)])
+def test_numbers_that_stand_for_missing_values_do_so_as_text_too(mark):
+    frame = pd.DataFrame({"a": ["x", "y", "-999"] * 9, "b": [1.5, -999, -2.5] * 9})
+    schema = lb.load_data(frame, missing_values=mark).train.preprocessing.schema
+    assert schema.find("a").categories == ("x", "y")
+    assert schema.find("a").has_missing
+    assert schema.find("b").low == -2.5
+
+
+def test_columns_are_named_by_whole_numbers_if_the_frame_does():
+    frame = pd.DataFrame(np.random.default_rng(0).integers(1, 1000, (40, 2)))
+    for name in (1, np.int64(1), "1"):
+        schema = lb.load_data(frame, columns={name: "real"}).train.preprocessing.schema
+        assert [column.type for column in schema.columns] == ["count", "real"]
 
 
 def test_two_columns_of_one_name_are_refused():

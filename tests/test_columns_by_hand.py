@@ -14,6 +14,7 @@ from scipy import stats
 import lowerbound as lb
 from lowerbound.data import Column, Schema
 from lowerbound.data.frames import open_table
+from lowerbound.data.grids import Grid
 from lowerbound.data.inference import infer_schema
 from lowerbound.distributions import natural_point, tell_rows
 from lowerbound.evaluation.imputing import (
@@ -50,6 +51,58 @@ def test_numbers_of_columns():
     assert values[:, 0].tolist() == [1.0, 2.0, 0.0, 0.0]
     assert observed[:, 1].tolist() == [False, False, True, False]
     np.testing.assert_allclose(amount.decode(values)[:3], [1.0, 5.0, 2.0])
+
+
+ROUNDED = np.random.default_rng(0).normal(size=300).round(1)
+SCALINGS = [(100.0, 0.0), (1e-5, 0.0), (0.3, 0.0), (100.0, 7.0), (5 / 9, -160 / 9), (-2.0, 1e6)]
+
+
+def test_the_step_is_the_largest_of_which_differences_are_multiples():
+    assert infer(ROUNDED).step == pytest.approx(0.1, rel=1e-12)
+    assert infer(np.array([-3.5, 1.5, 4.5, 6.5] * 9)).step == 1.0
+    assert infer(np.array([-0.5, 0.25, 0.5, 1.5, 4.0] * 9)).step == 0.25
+    assert infer(np.array([0.1 + 0.2, 0.3, -0.5, 0.9] * 9)).step == pytest.approx(0.2)
+    assert infer(ROUNDED.astype(np.float32)).step == pytest.approx(0.1, rel=1e-6)
+    assert infer(np.random.default_rng(0).normal(size=300)).step == 0.0
+    assert infer(np.random.default_rng(0).normal(size=300).astype(np.float32)).step == 0.0
+    assert infer(np.array([-5.13, 2.98] + [np.nan] * 30)).step == 0.0
+    assert infer(np.append(1e5 * ROUNDED, 0.5)).step == 0.0  # tiny beside the spread
+
+
+@pytest.mark.parametrize(("factor", "shift"), SCALINGS)
+def test_the_step_is_in_proportion_to_the_values(factor, shift):
+    column = infer(factor * ROUNDED + shift, types={"a": "real"})
+    assert column.step == pytest.approx(abs(factor) * 0.1, rel=1e-9)
+    assert column.entries[0].least_scale == pytest.approx(infer(ROUNDED).entries[0].least_scale)
+    values = np.sort(factor * ROUNDED + shift)
+    np.testing.assert_allclose(column.round(values + 0.3 * column.step), values, rtol=1e-12)
+
+
+def test_rounded_numbers_are_written_with_few_digits():
+    assert Grid(0.35, 0.05).round(np.array([0.41, 0.56])).tolist() == [0.4, 0.55]
+    assert Grid(7.0, 10.0).round(np.array([52.1])).tolist() == [57.0]
+    assert Grid(3e-6, 1e-6).round(np.array([5.7e-5])).tolist() == [5.7e-5]
+    np.testing.assert_allclose(Grid(0.0, 1 / 3).round(np.array([0.6])), [2 / 3], rtol=1e-15)
+
+
+def test_rounded_positive_numbers_and_proportions_stay_inside_of_their_range():
+    amount = Column("a", "positive", step=10.0, low=7.0, high=207.0)
+    assert amount.round(np.array([0.5, 15.0])).tolist() == [7.0, 17.0]
+    assert Column("a", "positive", step=0.1, low=0.3).round(np.array([0.01])).tolist() == [0.1]
+    assert Column("a", "positive", step=2.0).round(np.array([0.01])).tolist() == [2.0]
+    share = Column("a", "proportion", step=0.25, low=0.25, high=0.5)
+    assert share.round(np.array([0.01, 0.99])).tolist() == [0.25, 0.75]
+
+
+def test_observed_values_that_are_not_rounded_come_back():
+    column = Column("a", "real", spread=4.0, step=5.0, low=0.0, high=50.0)
+    values, observed = column.encode(np.array([7.0, 15.0]))
+    values = values.astype(np.float32).astype(float) * (1 + 1e-7)
+    np.testing.assert_allclose(column.decode(values, observed), [7.0, 15.0], rtol=1e-6)
+    assert column.decode(values, observed)[1] == 15.0
+    assert column.decode(values).tolist() == [5.0, 15.0]
+    whole = Column("a", "real", dtype="Int64", spread=4.0, step=5.0, low=0.0, high=50.0)
+    assert whole.decode(values, observed).tolist() == [7.0, 15.0]
 
 
 def test_a_schema_orders_its_entries_by_name():

@@ -88,6 +88,24 @@ def test_complete_rows_have_no_weights(untrained):
     assert not found.doubtful[~found.incomplete].any()
 
 
+def test_a_column_that_a_frame_lacks_is_not_imputed(untrained, decoded):
+    model, frame = untrained
+    without = frame.drop(columns="income")
+    with pytest.warns(UserWarning, match="the table has no column income"):
+        examples = model.examples(without)
+    with pytest.warns(UserWarning, match="the table has no column income"):
+        found = lb.impute(model, without, samples=SAMPLES)
+    incomplete = without.isna().any(axis=1).to_numpy()
+    assert 0 < incomplete.sum() < len(frame)
+    assert found.incomplete.tolist() == incomplete.tolist()
+    assert sum(rows for draws, rows in decoded if draws == SAMPLES) == incomplete.sum()
+    assert list(found.table.columns) == list(without.columns)
+    # Examples are answered by a table of all columns.
+    found = lb.impute(model, examples, samples=SAMPLES)
+    assert found.incomplete.all()
+    assert found.table["income"].nunique() > 1
+
+
 def test_a_complete_table_is_not_decoded(untrained, decoded):
     model, frame = untrained
     complete = frame.dropna()

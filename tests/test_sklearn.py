@@ -293,7 +293,7 @@ def test_another_architecture_is_not_continued(wine):
     vae = VAE(**QUICK, random_state=0, warm_start=True).fit(wine[0])
     with pytest.raises(ValueError, match="set warm_start=False to fit a new one"):
         vae.set_params(latent=3).fit(wine[0])
-    with pytest.raises(ValueError, match="'missing_values': \\(-999,\\)"):
+    with pytest.raises(ValueError, match="'missing_values': \\(-999, '-999'\\)"):
         vae.set_params(latent=2, missing_values=-999).fit(wine[0])
 
 
@@ -325,7 +325,7 @@ def test_columns_of_the_same_name_and_arrays_of_text_are_refused_in_words():
         VAE(**QUICK).fit(np.array([["cook", 1.0], ["nurse", 2.0]], dtype=object))
 
 
-@pytest.mark.parametrize("marks", [-999, [-999], (-999, "?")])
+@pytest.mark.parametrize("marks", [-999, [-999], (-999, "?"), (pd.NA, -999)])
 def test_one_or_several_values_stand_for_missing_ones(marks):
     X = np.random.default_rng(0).normal(size=(40, 2))
     X[::4, 0] = -999
@@ -334,6 +334,14 @@ def test_one_or_several_values_stand_for_missing_ones(marks):
     frame = pd.DataFrame({"job": ["cook", "nurse", "n/a", "cook"] * 10, "a": X[:, 1]})
     imputer = VAEImputer(**QUICK, missing_values="n/a", random_state=0)
     assert set(imputer.fit_transform(frame)["job"]) == {"cook", "nurse"}
+
+
+@pytest.mark.parametrize("mark", [pd.NA, np.nan, None])
+def test_marks_that_are_missing_anyway_change_nothing(mark):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    X[::4, 0] = np.nan
+    imputer = VAEImputer(**QUICK, missing_values=mark, random_state=0).fit(X)
+    assert imputer.schema_.missing_values == ()
 
 
 def test_a_column_that_cannot_be_filled_is_named():

@@ -1,5 +1,7 @@
 """Tables in files: the types of cells, reading in parts, and writing wholly or not at all."""
 
+import csv
+import gzip
 import resource
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from lowerbound.data.csv_text import convert_to_schema
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.schema import fill_table, read_column
-from lowerbound.data.table_files import TableWriter, iterate_parts, iterate_tables, load_table
+from lowerbound.data.table_files import iterate_parts, iterate_tables, load_table
+from lowerbound.data.table_writing import TableWriter
 from lowerbound.errors import DataError, StorageError
 
 HEADER = "code,smokes,height,region,note,born,count"
@@ -142,6 +145,36 @@ def test_a_part_without_any_time_is_completed_by_times_of_the_same_zone(step, zo
     completed = complete_text(text, table, keep_types(table, filled, schema), schema)
     again = convert_to_schema(pa, completed, schema, name="again")
     assert read_column(open_table(again)["t"], column, ()).tolist() == [7200.0, 7200.0]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_what_separates_cells_is_detected(tmp_path, delimiter, suffix):
+    rows = [["age", "job", "note"], *([number, "cook", "a, b"] for number in range(30, 60))]
+    path = tmp_path / f"people{suffix}"
+    with (gzip.open if suffix.endswith("gz") else open)(path, "wt", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    table = load_table(path)
+    assert table.to_pydict() == dict(
+        zip(rows[0], map(list, zip(*rows[1:], strict=True)), strict=True)
+    )
+    (part,) = iterate_tables(path, 1000, infer_schema(open_table(table), types={"age": "real"}))
+    assert part.equals(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a;b,c\n1;2,3\n", ["a;b", "c"]),
+        ("a;b\n1\n2;3\n", ["a;b"]),
+        ("note\nx; y\nz\n", ["note"]),
+        ("a,b;c\n1,5;2\n3,5,;4\n", ["a,b", "c"]),
+    ],
+)
+def test_semicolons_separate_cells_only_if_all_rows_have_equally_many(tmp_path, text, names):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    assert load_table(path).column_names == names
 
 
 def test_rows_may_be_long(tmp_path):

@@ -312,6 +312,17 @@ def test_the_bound_does_not_depend_on_units_order_or_library():
     assert evaluate(fit_table(other), other) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(("factor", "shift"), [(100.0, 7.0), (1e-5, 0.0)])
+def test_the_bound_of_rounded_values_does_not_depend_on_units(factor, shift):
+    values = np.random.default_rng(0).normal(size=200).round(1)
+    other = np.random.default_rng(1).normal(size=200)
+    frame = pd.DataFrame({"a": values, "b": 2 * values + 1, "c": other})
+    scaled = frame.assign(a=factor * values + shift)
+    expected = evaluate(fit_table(frame, steps=200), frame)
+    found = evaluate(fit_table(scaled, steps=200), scaled) + math.log(factor)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_column_alone_is_scored_by_the_distribution_of_its_values():
     frame = make_table(2000, missing=0.25)
     examples = lb.load_data(frame, test_fraction=0.0).train

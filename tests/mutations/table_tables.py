@@ -49,8 +49,8 @@ MUTATIONS = [
     ),
     Mutation(
         COLUMN,
-        "np.where(codes == 0, raw, np.array((0.0, *self.atoms))[codes])",
-        "np.where(codes == 0, raw, np.array((*self.atoms, 0.0))[codes])",
+        "np.where(codes == 0, drawn, np.array((0.0, *self.atoms))[codes])",
+        "np.where(codes == 0, drawn, np.array((*self.atoms, 0.0))[codes])",
         "Atoms come back as their neighbours.",
     ),
     Mutation(
@@ -61,8 +61,8 @@ MUTATIONS = [
     ),
     Mutation(
         COLUMN,
-        "raw = (raw / step).round() * step",
-        "raw = np.floor(raw / step) * step",
+        "raw, lowest, highest = grid.round(raw), ",
+        "raw, lowest, highest = grid.round(raw - step / 2), ",
         "Draws of rounded columns are rounded down.",
     ),
     # Inference of types

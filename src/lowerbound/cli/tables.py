@@ -76,7 +76,8 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
     """
     from lowerbound.data.completing import complete_text, keep_types, widen_columns
     from lowerbound.data.schema import make_table_examples
-    from lowerbound.data.table_files import TableWriter, check_target, iterate_parts
+    from lowerbound.data.table_files import iterate_parts
+    from lowerbound.data.table_writing import TableWriter, check_target
     from lowerbound.evaluation.imputing import impute_examples
 
     targets = [out]
@@ -106,6 +107,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
                 writer.write(completed)
             there = (name for name in found.left_out if name in part.column_names)
             unfilled |= dict.fromkeys(name for name in there if part[name].null_count)
+            absent = [each.name for each in schema.modelled if each.name not in part.column_names]
             counts["rows"] += len(found.incomplete)
             counts["incomplete"] += int(found.incomplete.sum())
             counts["doubtful"] += int(found.doubtful.sum())
@@ -113,6 +115,8 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         f"imputed {counts['incomplete']:,} of {counts['rows']:,} rows to "
         f"{', '.join(map(str, targets))}"
     )
+    if absent:
+        print(f"not filled in, because the table does not have them: {', '.join(absent)}")
     if unfilled:
         print(f"not filled in, because the model leaves them out: {', '.join(unfilled)}")
     if counts["doubtful"]:
@@ -137,7 +141,8 @@ def score(
     are log p of a value given all other values of its row, in nats.
     """
     from lowerbound.data.schema import make_table_examples
-    from lowerbound.data.table_files import TableWriter, check_target, iterate_tables
+    from lowerbound.data.table_files import iterate_tables
+    from lowerbound.data.table_writing import TableWriter, check_target
     from lowerbound.evaluation import score as score_table
 
     check_target(out)
@@ -192,7 +197,7 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from lowerbound.data.table_files import TableWriter, check_target
+    from lowerbound.data.table_writing import TableWriter, check_target
     from lowerbound.evaluation import sensitivity as compute_sensitivity
     from lowerbound.evaluation import tabulate_sensitivity
 
@@ -350,15 +355,18 @@ def write_rows(
     import narwhals as nw
 
     from lowerbound.data.frames import make_frame
-    from lowerbound.data.table_files import TableWriter, check_target, load_table
+    from lowerbound.data.table_files import load_table
+    from lowerbound.data.table_writing import TableWriter, check_target
 
     check_target(out)
     known = None
     if given:
         path = Path(given[0])
         if len(given) > 1 or not path.is_file():
+            reason = "" if len(given) > 1 else "there is no such file; "
             raise SettingsError(
-                f"--given {' '.join(given)}: for a table, give one file with some of its columns"
+                f"--given {' '.join(given)}: {reason}for a table, give one file with some of its "
+                "columns"
             )
         known = load_table(path, model.schema)
     with TableWriter(out) as writer:

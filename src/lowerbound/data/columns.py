@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.data.cycles import Cycle
+from lowerbound.data.grids import Grid
 from lowerbound.describe import describable
 from lowerbound.errors import DataError
 
@@ -95,8 +96,8 @@ class Column:
             numbers or times, its value.
         centre: the average of the transformed values.
         spread: their standard deviation.
-        step: the distance between neighbouring values, if they are rounded, such as 1.0 for whole
-            numbers; 0.0 if they are not.
+        step: the largest number of which all differences of values are multiples, if they are
+            rounded, such as 1.0 for whole numbers; 0.0 if they are not.
         low: the smallest value seen; draws of rounded or transformed values do not exceed the
             range by more than its width.
         high: the largest value seen.
@@ -257,14 +258,22 @@ class Column:
         if self.type == "count" or self.type in CODED:
             return values[:, 0].round()
         raw = self.restore(values[:, -1])
-        drawn = self.clip(raw)
+        drawn = self.round(self.clip(raw))
         if observed is not None:
-            drawn = np.where(observed[:, -1], raw, drawn)
-        raw = self.round(drawn)
+            drawn = np.where(observed[:, -1], self._correct(raw), drawn)
         if not self.atoms:
-            return raw
+            return drawn
         codes = values[:, 0].round().astype(int)
-        return np.where(codes == 0, raw, np.array((0.0, *self.atoms))[codes])
+        return np.where(codes == 0, drawn, np.array((0.0, *self.atoms))[codes])
+
+    def _correct(self, raw: Floats) -> Floats:
+        """Observed values without the error of float32; those that were not rounded stay."""
+        rounded = self.round(raw)
+        if not self.step:
+            return rounded
+        if self.dtype.startswith(("Int", "UInt")):
+            raw = np.round(raw)
+        return np.where(Grid(self.low, self.step).is_near(raw), rounded, raw)
 
     def clip(self, raw: Floats) -> Floats:
         """Draws of a continuous column, not beyond the values seen by more than their range.
@@ -294,20 +303,17 @@ class Column:
         step = self.step
         if self.dtype.startswith(("Int", "UInt")) and self.type in ("real", "positive"):
             step = step or 1.0
+        limits = np.finfo(np.float32 if self.dtype == "Float32" else np.float64)
+        lowest, highest = float(limits.tiny), 1.0 - float(limits.epsneg)
         if step:
-            raw = (raw / step).round() * step
-            digits = round(-float(np.log10(step)))
-            if digits > 0 and np.isclose(step, 10.0**-digits):
-                raw = np.round(raw, digits)  # 57 * 0.01 is not 0.57
+            grid = Grid(self.low, step)
+            raw, lowest, highest = grid.round(raw), grid.find_above(0.0), grid.find_below(1.0)
         if self.type not in ("positive", "proportion"):
             return raw
-        limits = np.finfo(np.float32 if self.dtype == "Float32" else np.float64)
-        lowest = step or float(limits.tiny)
         if 0.0 in self.atoms:
             lowest = 0.0
         if self.type == "positive":
             return np.maximum(raw, lowest)
-        highest = 1.0 - (step or float(limits.epsneg))
         if 1.0 in self.atoms:
             highest = 1.0
         return np.clip(raw, lowest, max(lowest, highest))

@@ -7,7 +7,9 @@ from typing import Any
 
 from lowerbound.data.columns import CODED, Column, Schema
 from lowerbound.data.csv_text import format_cells
+from lowerbound.data.dictionaries import decode, encode, is_dictionary, join_orders, list_dictionary
 from lowerbound.data.frames import open_table
+from lowerbound.data.restoring import list_labels
 
 
 def widen_columns(table: Any, schema: Schema) -> Any:
@@ -18,7 +20,7 @@ def widen_columns(table: Any, schema: Schema) -> Any:
     found = {}
     for place, column, _ in _find_incomplete(table, schema):
         wide = _choose_wide_type(column)
-        found[place] = _decode(table.column(place))
+        found[place] = decode(table.column(place))
         if wide is not None and found[place].type != wide:
             found[place] = found[place].cast(wide, safe=False)
     return _replace_columns(table, found)
@@ -27,6 +29,9 @@ def widen_columns(table: Any, schema: Schema) -> Any:
 def keep_types(table: Any, completed: Any, schema: Schema) -> Any:
     """Fill the missing entries of a table, in the types of its columns where these allow it.
 
+    A dictionary also has the categories of the model. So it is the same in all parts of a table,
+    whichever entries are missing there.
+
     Args:
         table: the table with missing entries.
         completed: the table from :func:`widen_columns`, completed.
@@ -34,13 +39,14 @@ def keep_types(table: Any, completed: Any, schema: Schema) -> Any:
     """
     found = {}
     for place, column, missing in _find_incomplete(table, schema):
-        old, new = _decode(table.column(place)), completed.column(column.name)
+        old, new = decode(table.column(place)), completed.column(column.name)
         cast = _cast_back(new, old.type)
-        if cast is not None:
-            new = _choose(missing, cast, old)
-            if old.type != table.column(place).type:
-                new = new.cast(table.column(place).type)
-        found[place] = new
+        found[place] = new if cast is None else _choose(missing, cast, old)
+    for place, labels in _find_dictionaries(table, schema):
+        own = table.column(place)
+        cells = found.get(place, own)
+        if decode(cells).type == own.type.value_type:
+            found[place] = encode(cells, join_orders(list_dictionary(own), labels), own.type)
     return _replace_columns(table, found)
 
 
@@ -87,6 +93,18 @@ def _find_incomplete(table: Any, schema: Schema) -> Iterator[tuple[int, Column, 
             yield places[column.name], column, pyarrow.array(missing)
 
 
+def _find_dictionaries(table: Any, schema: Schema) -> Iterator[tuple[int, list[Any]]]:
+    """The place of each column with a dictionary, and the categories that the model knows."""
+    import pyarrow
+
+    known = {column.name: column for column in schema.columns}
+    for place, field in enumerate(table.schema):
+        if is_dictionary(field.type) and field.name in known:
+            labels = pyarrow.chunked_array([list_labels(known[field.name])])
+            labels = _cast_back(labels, field.type.value_type)
+            yield place, [] if labels is None else labels.to_pylist()
+
+
 def _choose_wide_type(column: Column) -> Any | None:
     import pyarrow
 
@@ -100,15 +118,6 @@ def _choose_wide_type(column: Column) -> Any | None:
     if kinds == {str}:
         return pyarrow.string()
     return pyarrow.float64() if kinds <= {int, float, bool} else None
-
-
-def _decode(cells: Any) -> Any:
-    """The cells of a column, which a file may store as numbers of a dictionary."""
-    import pyarrow
-
-    if pyarrow.types.is_dictionary(cells.type):
-        return cells.cast(cells.type.value_type)
-    return cells
 
 
 def _cast_back(cells: Any, wanted: Any) -> Any | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
+import gzip
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,9 @@ MARKS = (
     *("#N/A", "#N/A N/A", "#NA", "-nan", "-NaN"),
 )
 """Cells that are missing in a column of numbers, truth values or times; in others they are text."""
+
+_OTHER_DELIMITERS = (";", "\t")
+_ROWS_DETECTED = 20
 
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
 # Zeros in front, or more digits than float64 holds exactly.
@@ -31,8 +37,33 @@ _EXPECTED = {
 
 
 def find_delimiter(suffix: str) -> str:
-    """What separates the cells of a file, by the end of its name."""
+    """What separates the cells of a file that is written, by the end of its name."""
     return "\t" if suffix == ".tsv" else ","
+
+
+def detect_delimiter(path: Path, suffix: str) -> str:
+    """What separates the cells of a file that is read, by its first rows.
+
+    Cells of a .csv file are separated by commas, unless all of the first rows have the same number
+    of cells, and at least two, if semicolons or tabs separate them, but not if commas do.
+    """
+    usual = find_delimiter(suffix)
+    candidates = (usual,) if suffix == ".tsv" else (usual, *_OTHER_DELIMITERS)
+    for delimiter in candidates:
+        if _has_equal_rows(path, delimiter):
+            return delimiter
+    return usual
+
+
+def _has_equal_rows(path: Path, delimiter: str) -> bool:
+    read: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    with read(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            rows = list(islice(csv.reader(file, delimiter=delimiter), _ROWS_DETECTED))
+        except (csv.Error, EOFError):  # such a file is explained where it is read
+            return False
+    sizes = {len(row) for row in rows if row}
+    return len(sizes) == 1 and sizes.pop() > 1
 
 
 def read_text_blocks(pyarrow: Any, path: Path, delimiter: str) -> Iterator[Any]:

@@ -23,6 +23,7 @@ from lowerbound.data.columns import (
 )
 from lowerbound.data.cycles import find_cycles
 from lowerbound.data.frames import RawTable
+from lowerbound.data.grids import find_step
 from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_atom, infer_type
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
@@ -60,8 +61,9 @@ def infer_schema(
       these are amounts, and positive numbers. Other whole numbers are real numbers that
       are rounded. Consecutive numbers, one for each row, are an identifier, and so is the index of
       pandas in a file.
-    - Numbers above 0 that vary by factors are positive, numbers from 0 to 1 are proportions, and
-      other numbers are real. Values that are frequent become atoms.
+    - Numbers above 0 that vary by factors are positive, and so are such numbers with many zeros:
+      a fifth of the values, or 2% if no other value is a third as frequent. Numbers from 0 to 1
+      are proportions, and other numbers are real. Values that are frequent become atoms.
     - Dates and times have the cycles day, week and year, as far as their values can show these.
     - A column with a single value is constant, and is left out. 0 and 1 are boolean, and two other
       whole numbers that are frequent are ordinal.
@@ -260,12 +262,13 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
     if column.type == "count":
         logarithms = np.log1p(seen)
         return replace(column, centre=float(logarithms.mean()), spread=_find_spread(logarithms))
-    column = replace(column, atoms=_find_atoms(column, seen), step=_find_step(column, seen))
+    column = replace(column, atoms=_find_atoms(column, seen))
     if column.type == "time":
         column = replace(column, cycles=find_cycles(seen))
     rest = seen[~np.isin(seen, column.atoms)]
     if not len(rest):  # all values are atoms
         return column
+    column = replace(column, step=_find_step(column, seen))
     values = column.standardize(rest)
     return replace(column, centre=float(values.mean()), spread=_find_spread(values))
 
@@ -290,24 +293,14 @@ def _find_atoms(column: Column, seen: Floats) -> tuple[float, ...]:
 
 
 def _find_step(column: Column, seen: Floats) -> float:
-    """The distance between neighbouring values, if all are multiples of a power of ten."""
+    """The distance between values that are rounded; for times, whole days, hours and so on."""
     if column.type == "time":
         for step in (86400.0, 3600.0, 60.0, 1.0):
             if (seen == np.round(seen / step) * step).all():
                 return step
         return 0.0
-    largest = float(np.abs(seen).max())
-    for digits in range(5):
-        step = 10.0**-digits
-        if largest / step > 1e15:
-            break
-        close = min(1e-9 * max(1.0, largest), 1e-3 * step)
-        if np.allclose(seen, np.round(seen, digits), rtol=0, atol=close):
-            if column.type == "proportion" and step > 0.1:  # only 0 and 1, and both are atoms
-                return 0.0
-            # A step that is tiny beside the spread says nothing.
-            return step if seen.std() < 1e4 * step else 0.0
-    return 0.0
+    limits = np.finfo(np.float32 if column.dtype == "Float32" else np.float64)
+    return find_step(seen, float(limits.eps))
 
 
 def _infer_categories(

@@ -74,14 +74,14 @@ def load_data(
         ),
     ] = "auto",
     columns: Annotated[
-        dict[str, str] | str | None,
+        dict[Any, str] | str | None,
         Field(
             description="types of some columns of a table, such as age=count,job=categorical. "
             "Those of all other columns are inferred"
         ),
     ] = None,
     missing_values: Annotated[
-        tuple[Any, ...] | list[Any] | str | None,
+        tuple[Any, ...] | list[Any] | str | float | None,
         Field(
             description="values that stand for missing ones in a table, separated by commas, in "
             "addition to empty cells and NaN: ?,-999"
@@ -156,7 +156,8 @@ def load_data(
             ``"age=count,job=categorical"``: ``real``, ``positive``, ``proportion``, ``count``,
             ``ordinal``, ``categorical``, ``boolean``, ``time``, or ``identifier`` to leave a column
             out, see :class:`~lowerbound.data.Column`.
-        missing_values: values that stand for missing ones in a table, such as ``["?", -999]``.
+        missing_values: a value, or several, that stand for missing ones in a table, such as
+            ``["?", -999]``.
         unknown: what becomes of categories that a table does not have: ``"error"``, or ``"other"``.
         keep_in: where values are stored. ``"memory"``: in memory, in their storage type.
             ``"file"``: in their memory-mapped ``.npy`` file, or in their ``.h5ad`` file. A folder

@@ -19,6 +19,11 @@ _POSITIVE_RATIO = 10.0
 _ATOM_SHARE = 0.2
 _FEWEST_AT_ATOM = 5
 
+# Zeros of amounts have at least this share of the rows, and are so many times as frequent as any
+# other value, which zeros of rounded or continuous numbers are not.
+_ZERO_SHARE = 0.02
+_ZERO_RATIO = 3.0
+
 # Whole numbers with zeros are amounts if the lower quartile of the others is above this.
 _SMALL_AMOUNT = 100.0
 
@@ -87,5 +92,8 @@ def _vary_by_factors(above: Floats) -> bool:
 
 
 def _has_many_zeros(seen: Floats) -> bool:
-    """Whether 0 has an atom's share of the values."""
-    return bool((seen == 0).sum() >= count_of_atom(len(seen)))
+    """Whether 0 has an atom's share of the values, or stands out among them."""
+    zeros = (seen == 0).sum()
+    _, others = np.unique(seen[seen != 0], return_counts=True)
+    least = max(_FEWEST_AT_ATOM, _ZERO_SHARE * len(seen), _ZERO_RATIO * others.max(initial=0))
+    return bool(zeros >= min(least, count_of_atom(len(seen))))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.data.columns import Floats, Mask
+from lowerbound.data.dictionaries import list_dictionary
 from lowerbound.data.raw_values import (
     Content,
     classify,
@@ -19,7 +20,6 @@ from lowerbound.data.raw_values import (
     find_unit,
     find_zone_of,
     is_missing,
-    list_dictionary,
     list_numbers,
     list_times,
     name_category,
@@ -110,14 +110,22 @@ class RawColumn(ABC):
             if is_missing(value) or (missing is not None and missing[row]):
                 continue
             content = classify(value)
-            if content is None or found not in (None, content):
+            place = self.describe_place(row, repr(value))
+            if content is None:
                 raise DataError(
-                    f"{self.describe_place(row, repr(value))}, and {found or 'no such values'} "
-                    "are before it; give a column values of one type: numbers, text, truth values "
-                    "or times"
+                    f"{place}, and values of the type {type(value).__name__} cannot be modelled; "
+                    f"convert them to numbers, text, truth values or times, or {self._leave_out()}"
+                )
+            if found not in (None, content):
+                raise DataError(
+                    f"{place}, and the rows before have {found}; give a column values of one type: "
+                    f"numbers, text, truth values or times, or {self._leave_out()}"
                 )
             found = content
         return found or "text"
+
+    def _leave_out(self) -> str:
+        return f"leave the column out of a training: columns={{{self.name!r}: 'identifier'}}"
 
     def has_only_dates(self) -> bool:
         """Whether the values that are objects are dates without times."""
@@ -264,7 +272,7 @@ class FrameColumn(RawColumn):
             return None
         raise DataError(
             f"{self.where} is of type {dtype}, which is neither numbers, times, truth values nor "
-            "text; convert it or drop the column"
+            f"text; convert it, or {self._leave_out()}"
         )
 
     def find_missing(self, placeholders: Sequence[Any] = ()) -> Mask:

@@ -36,12 +36,6 @@ def name_category(value: Any) -> Any:
     return str(value)
 
 
-def list_dictionary(native: Any) -> list[Any]:
-    """The categories of a column of pyarrow that is encoded by a dictionary."""
-    unified = native.unify_dictionaries()
-    return list(unified.chunk(0).dictionary.to_pylist()) if unified.num_chunks else []
-
-
 def find_zone_of(series: nw.Series[Any]) -> str:
     """The time zone that the type of a series has, or empty text."""
     if isinstance(series.dtype, nw.Datetime):
@@ -69,6 +63,27 @@ def name_zone(zone: Any) -> str:
         return ZoneInfo(name).key
     except (KeyError, ValueError, OSError):
         return "UTC"
+
+
+def list_marks(values: Any) -> tuple[Any, ...]:
+    """Values that stand for missing ones, of which one, several or none are given.
+
+    A number stands for the text of it, too, which a column of text may contain.
+
+    Example:
+        >>> list_marks(-999), list_marks(["?", -0.5]), list_marks(None)
+        ((-999, '-999'), ('?', -0.5, '-0.5'), ())
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        values = (values,)
+    marks: list[Any] = []
+    for each in values:
+        if is_missing(each):
+            continue
+        marks.append(each)
+        if classify(each) == "numbers":
+            marks.append(str(simplify(each)))
+    return tuple(marks)
 
 
 def clean_marks(placeholders: Iterable[Any]) -> tuple[Any, ...]:

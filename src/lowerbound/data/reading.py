@@ -19,6 +19,7 @@ from lowerbound.data.dataset import Dataset, Parts
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
 from lowerbound.data.formats import PICTURE_SUFFIXES, find_format
+from lowerbound.data.frames import is_frame
 from lowerbound.data.images import convert_images
 from lowerbound.data.named import choose_cache_folder, load_named
 from lowerbound.data.options import Missing, Pixels, ReadOptions
@@ -27,7 +28,6 @@ from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.sources import check_column_names
 from lowerbound.data.sparse import is_sparse
 from lowerbound.data.table_files import (
-    is_frame,
     parse_column_types,
     parse_missing_values,
     read_frame,

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.data.columns import CODED, Column, Floats, Mask
+from lowerbound.data.dictionaries import encode, join_orders, list_dictionary
 from lowerbound.data.raw_columns import FrameColumn
-from lowerbound.data.raw_values import find_zone_of, is_missing, list_dictionary, name_category
+from lowerbound.data.raw_values import find_zone_of, is_missing, name_category
 from lowerbound.errors import DataError
 
 LIBRARIES = ("pandas", "polars", "pyarrow")
@@ -104,11 +105,16 @@ def make_series(raw: Floats, column: Column, library: str) -> Any:
     if column.type == "time":
         return _make_times(np.asarray(values), column, library)
     if column.dtype in _CATEGORIES and column.type in CODED:
-        labels = list(column.categories)
-        if column.other and column.other_name is not None:
-            labels.append(column.other_name)
+        labels = list_labels(column)
         return _make_categories(list(values), labels, library, column.dtype == "Enum")
     return _make_plain(values, column.dtype, library)
+
+
+def list_labels(column: Column) -> list[Any]:
+    """The categories that the answers for a column may have."""
+    if column.other and column.other_name is not None:
+        return [*column.categories, column.other_name]
+    return [*column.categories]
 
 
 def make_series_of_objects(values: Sequence[Any], library: str) -> Any:
@@ -300,9 +306,9 @@ def _fill_categories(
         for place, value in zip(places, values, strict=True):
             texts[place] = value
         labels = _join_labels(list_dictionary(native), values, column)
-        made = _make_categories(texts, labels, "pyarrow", native.type.ordered)
-        fits = len(labels) <= np.iinfo(native.type.index_type.to_pandas_dtype()).max
-        return _wrap(made.cast(native.type) if fits else made, series)
+        pyarrow = import_library("pyarrow")
+        cells = pyarrow.chunked_array([pyarrow.array(texts, native.type.value_type)])
+        return _wrap(encode(cells, labels, native.type), series)
     kind: Any = series.dtype
     if isinstance(series.dtype, nw.Enum):
         kind = nw.Enum(_join_labels(list(series.dtype.categories), values, column))
@@ -310,13 +316,5 @@ def _fill_categories(
 
 
 def _join_labels(own: list[Any], values: list[Any], column: Column) -> list[Any]:
-    """The categories of a series and of new values, in the order of the column if it has all."""
-    new = sorted(set(values) - set(own), key=str)
-    if not new:
-        return own
-    known = [*column.categories]
-    if column.other and column.other_name is not None:
-        known.append(column.other_name)
-    if set(own) | set(new) <= set(known):
-        return known
-    return own + new
+    """The categories of a series, and those of the column if new values are none of its own."""
+    return own if set(values) <= set(own) else join_orders(own, list_labels(column))

@@ -4,46 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lowerbound.data.columns import Schema, join_names
 from lowerbound.data.csv_text import (
     convert_to_schema,
-    find_delimiter,
-    format_names,
-    format_rows,
+    detect_delimiter,
     infer_types,
     read_text_blocks,
 )
+from lowerbound.data.dictionaries import find_dictionaries, is_dictionary, share_dictionaries
 from lowerbound.data.examples import Examples
-from lowerbound.data.frames import is_frame, open_table
+from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.options import ReadOptions
+from lowerbound.data.raw_values import list_marks
 from lowerbound.data.schema import make_table_examples
-from lowerbound.errors import DataError, LowerboundError, SettingsError, StorageError
-from lowerbound.runtime.outputs import explain_write_errors
-
-__all__ = [
-    "TableWriter",
-    "check_target",
-    "is_frame",
-    "iterate_parts",
-    "iterate_tables",
-    "load_table",
-    "parse_column_types",
-    "parse_missing_values",
-    "read_csv",
-    "read_feather",
-    "read_frame",
-    "read_parquet",
-    "read_rows",
-]
+from lowerbound.errors import DataError, LowerboundError, SettingsError
 
 _ARROW = (".feather", ".arrow")
-_BINARY = (".parquet", *_ARROW)
-_TEXT = (".csv", ".tsv")
+BINARY = (".parquet", *_ARROW)
+TEXT = (".csv", ".tsv")
 
 
 def parse_column_types(columns: Any) -> dict[str, str] | None:
@@ -73,16 +56,14 @@ def parse_column_types(columns: Any) -> dict[str, str] | None:
 
 
 def parse_missing_values(values: Any) -> tuple[Any, ...]:
-    """Parse the values that stand for missing ones; text that is a number is both.
+    """Parse the values that stand for missing ones; a number and its text are both.
 
     Example:
-        >>> parse_missing_values("?,-999"), parse_missing_values(None)
-        (('?', '-999', -999.0), ())
+        >>> parse_missing_values("?,-999"), parse_missing_values(-999), parse_missing_values(None)
+        (('?', '-999', -999.0), (-999, '-999'), ())
     """
-    if values is None:
-        return ()
     if not isinstance(values, str):
-        return tuple(values) if isinstance(values, Iterable) else (values,)
+        return list_marks(values)
     found: list[Any] = []
     for text in (part.strip() for part in values.split(",")):
         found.append(text)
@@ -158,19 +139,19 @@ def load_table(
     Raises:
         DataError: if it cannot be read, has no rows, or pyarrow is not installed.
     """
-    pyarrow, suffix = _import_pyarrow(path), _find_suffix(path)
+    pyarrow, suffix = import_pyarrow(path), _find_suffix(path)
     with _explain_read_errors(pyarrow, path):
         if suffix == ".parquet":
             table = pyarrow.parquet.read_table(path)
         elif suffix in _ARROW:
             table = pyarrow.feather.read_table(path)
         else:
-            blocks = list(read_text_blocks(pyarrow, path, find_delimiter(suffix)))
+            blocks = list(read_text_blocks(pyarrow, path, detect_delimiter(path, suffix)))
             table = pyarrow.concat_tables(blocks) if blocks else pyarrow.table({})
     if not table.num_rows:
         raise _make_empty_error(path)
-    if suffix in _BINARY:
-        return table
+    if suffix in BINARY:
+        return share_dictionaries(table, find_dictionaries([table]))
     if schema is None:
         return infer_types(pyarrow, table, missing_values)
     return convert_to_schema(pyarrow, table, schema, name=str(path))
@@ -201,7 +182,7 @@ def iterate_parts(
     Raises:
         DataError: if the file cannot be read, has no rows, or pyarrow is not installed.
     """
-    pyarrow, suffix = _import_pyarrow(path), _find_suffix(path)
+    pyarrow, suffix = import_pyarrow(path), _find_suffix(path)
     if suffix != ".parquet" and (schema is None or suffix in _ARROW):
         table = load_table(path)
         for start in range(0, table.num_rows, rows):
@@ -212,7 +193,7 @@ def iterate_parts(
         if suffix == ".parquet":
             blocks = _read_parquet_blocks(pyarrow, path, rows)
         else:
-            blocks = read_text_blocks(pyarrow, path, find_delimiter(suffix))
+            blocks = read_text_blocks(pyarrow, path, detect_delimiter(path, suffix))
         for part in _divide(pyarrow, blocks, rows):
             if suffix == ".parquet" or schema is None:
                 yield part, None
@@ -226,8 +207,11 @@ def iterate_parts(
 
 def _read_parquet_blocks(pyarrow: Any, path: Path, rows: int) -> Iterator[Any]:
     with pyarrow.parquet.ParquetFile(path) as file:
+        names = [each.name for each in file.schema_arrow if is_dictionary(each.type)]
+        groups = range(file.num_row_groups if names else 0)
+        dictionaries = find_dictionaries(file.read_row_group(each, names) for each in groups)
         for batch in file.iter_batches(batch_size=rows):
-            yield pyarrow.Table.from_batches([batch])
+            yield share_dictionaries(pyarrow.Table.from_batches([batch]), dictionaries)
 
 
 def _divide(pyarrow: Any, blocks: Iterable[Any], rows: int) -> Iterator[Any]:
@@ -253,7 +237,7 @@ def _explain_read_errors(pyarrow: Any, path: Path) -> Iterator[None]:
         if isinstance(error, LowerboundError):
             raise
         remedy = "write or copy it again"
-        if _find_suffix(path) not in _BINARY:
+        if _find_suffix(path) not in BINARY:
             remedy = (
                 "it must be text in UTF-8, with the names of the columns in the first row and the "
                 "same number of entries in all rows"
@@ -266,124 +250,18 @@ def _make_empty_error(path: Path) -> DataError:
     return DataError(f"{path}: the table has no rows; give one with at least one row")
 
 
-def check_target(path: Path) -> None:
-    """Check that a table can be written to a file, before the work whose result it will be.
-
-    Raises:
-        SettingsError: for a file of another format.
-        StorageError: if its folder does not exist or cannot be written.
-    """
-    if path.suffix.lower() not in (*_TEXT, *_BINARY):
-        raise SettingsError(
-            f"{path}: a table is written to a file that ends in {', '.join((*_BINARY, *_TEXT))}"
-        )
-    folder = path.parent
-    if not folder.exists():
-        raise StorageError(
-            f"{path}: the folder {folder} does not exist; create it (mkdir -p {folder}) or give "
-            "another place"
-        )
-    if not folder.is_dir():
-        raise StorageError(f"{path}: {folder} is a file and not a folder; give another place")
-    if path.is_dir():
-        raise StorageError(f"{path}: a folder has this name; give another name")
-    if not os.access(folder, os.W_OK):
-        raise StorageError(
-            f"{path}: the folder {folder} cannot be written (permission denied); get permission "
-            "to write there (chmod, chown) or give another place"
-        )
-
-
-class TableWriter:
-    """Writes tables of pyarrow one after the other to one file, which is complete or not there.
-
-    Args:
-        path: the file: ``.csv``, ``.tsv``, ``.parquet``, ``.feather`` or ``.arrow``.
-
-    Raises:
-        SettingsError: for a file of another format.
-        StorageError: if the file cannot be written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        check_target(path)
-        self.path = path
-        self._pyarrow = _import_pyarrow(path)
-        self._target = path.resolve()  # of a link, the file that it names
-        self._partial = self._target.with_name(f".{self._target.name}.part")
-        self._file: Any = None
-        self._writer: Any = None
-        self._schema: Any = None
-
-    def write(self, table: Any) -> None:
-        """Write the rows of a table after those of the tables before.
-
-        Raises:
-            DataError: if a column has another type than before.
-            StorageError: if the file cannot be written.
-        """
-        suffix = self.path.suffix.lower()
-        with explain_write_errors(self.path):
-            if self._file is None:
-                self._file = self._partial.open("wb")
-                self._schema = table.schema
-                if suffix in _TEXT:
-                    delimiter = find_delimiter(suffix)
-                    self._file.write(format_names(self._pyarrow, table.column_names, delimiter))
-                elif suffix == ".parquet":
-                    self._writer = self._pyarrow.parquet.ParquetWriter(self._file, self._schema)
-                else:
-                    self._writer = self._pyarrow.ipc.new_file(self._file, self._schema)
-            if suffix in _TEXT:
-                self._file.write(format_rows(self._pyarrow, table, find_delimiter(suffix)))
-            else:
-                self._writer.write_table(self._adapt(table))
-
-    def _adapt(self, table: Any) -> Any:
-        """The table in the types of the first one, which the file has."""
-        try:
-            return table.cast(self._schema)
-        except self._pyarrow.ArrowInvalid as error:
-            reason = " ".join(str(error).split())
-            raise DataError(
-                f"{self.path}: a column has values of another type than in the rows before "
-                f"({reason}); write a .csv file"
-            ) from error
-
-    def __enter__(self) -> TableWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        """End the file, and give it its name; after an error, remove what was written."""
-        if self._file is None:
-            return
-        try:
-            if kind is None:
-                with explain_write_errors(self.path):
-                    self._close()
-                    os.replace(self._partial, self._target)
-        finally:
-            with suppress(OSError, self._pyarrow.ArrowException):
-                self._close()
-            with suppress(OSError):
-                self._partial.unlink()
-
-    def _close(self) -> None:
-        writer, self._writer = self._writer, None
-        try:
-            if writer is not None:
-                writer.close()
-        finally:
-            self._file.close()
-
-
 def _find_suffix(path: Path) -> str:
     if path.suffix.lower() == ".gz":
         return path.with_suffix("").suffix.lower()
     return path.suffix.lower()
 
 
-def _import_pyarrow(path: Path) -> Any:
+def import_pyarrow(path: Path) -> Any:
+    """Import pyarrow with the parts that read and write tables.
+
+    Raises:
+        DataError: if it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.compute

@@ -18,6 +18,7 @@ from lowerbound.data.columns import CODED, CONTINUOUS, Column, Floats, Mask, Sch
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
+from lowerbound.data.frames import open_table
 from lowerbound.data.schema import decode_columns, fill_table, make_table
 from lowerbound.data.table_files import load_table
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError
@@ -52,7 +53,8 @@ class Imputation:
             entries, which needs no draws.
         pareto_k: the shape of the upper tail of each row's weights, ``[N]``; above about 0.7 the
             entries of a row are not to be trusted. It is nan in the same rows.
-        incomplete: which rows have missing entries in a modelled column, ``[N]``.
+        incomplete: which rows have missing entries in a modelled column of the table, ``[N]``. A
+            column that the table does not have is not filled in.
         left_out: the columns that are not modelled and do not have a single value. Their missing
             entries are not filled in.
     """
@@ -179,8 +181,11 @@ def impute_examples(
     seed: int = 0,
 ) -> Imputation:
     """Impute a table, see :func:`impute`, that was made into examples."""
-    observed = find_observed_columns(examples, model.schema)
-    incomplete = ~observed.all(1)
+    missing = ~find_observed_columns(examples, model.schema)
+    if not isinstance(data, Examples):
+        table = open_table(data)
+        missing &= torch.tensor([each.name in table for each in model.schema.modelled])
+    incomplete = missing.any(1)
     columns = {each.name: np.zeros((draws or 1, len(examples))) for each in model.schema.modelled}
     effective = torch.full((len(examples),), math.nan, dtype=torch.float64)
     shapes = effective.clone()
@@ -200,8 +205,8 @@ def impute_examples(
         effective[batch] = count_effective_samples(log_w).cpu()
         largest = log_w.topk(min(len(log_w), tail_length(samples) + 1), 0).values
         shapes[batch] = pareto_shape(largest).cpu()
-        missing = ~observed[batch].numpy()
-        for column, is_missing in zip(model.schema.modelled, missing.T, strict=True):
+        by_column = missing[batch].numpy().T
+        for column, is_missing in zip(model.schema.modelled, by_column, strict=True):
             if not is_missing.any():
                 continue
             drawn = _decode_draws(values, is_missing, column, model.schema)

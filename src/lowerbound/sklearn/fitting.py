@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, MissingValues, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 import lowerbound as lb
@@ -25,7 +25,7 @@ from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.fields import OBSERVED, WEIGHT
 from lowerbound.data.frames import has_names, is_frame, open_table
 from lowerbound.data.inference import infer_schema
-from lowerbound.data.raw_values import clean_marks
+from lowerbound.data.raw_values import clean_marks, list_marks
 from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import find_observed_columns
@@ -70,7 +70,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "columns": [dict, None],
-        "missing_values": ["array-like", Real, str, None],
+        "missing_values": ["array-like", Real, str, MissingValues()],
         "unknown": [StrOptions({"error", "other"})],
         "warm_start": ["boolean"],
         "random_state": ["random_state"],
@@ -164,7 +164,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         }
         types = {
             "columns": dict(self.columns or {}),
-            "missing_values": clean_marks(_list_marks(self.missing_values)),
+            "missing_values": clean_marks(list_marks(self.missing_values)),
             "unknown": self.unknown,
         }
         if warm and arguments | types != self._arguments:
@@ -202,7 +202,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         rows = np.repeat(np.arange(len(X)), repetitions)
         table = open_table(take_rows(X, rows), "X")
         settings: Any = {
-            "placeholders": _list_marks(self.missing_values),
+            "placeholders": list_marks(self.missing_values),
             "unknown": self.unknown,
             "name": "X",
         }
@@ -308,15 +308,6 @@ class Fitted:
 
     examples: lb.Examples
     repetitions: NDArray[np.int64]
-
-
-def _list_marks(missing_values: Any) -> tuple[Any, ...]:
-    """The values that stand for missing ones: none, a single one, or several."""
-    if missing_values is None:
-        return ()
-    if isinstance(missing_values, str | Real):
-        return (missing_values,)
-    return tuple(missing_values)
 
 
 def _align_noise(examples: lb.Examples) -> lb.Examples:

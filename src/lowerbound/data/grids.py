@@ -1,0 +1,108 @@
+"""Values that are rounded lie on a grid, which is found without regard to their unit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The error of a value, in units of the precision of its type.
+_ROUNDINGS = 8.0
+
+# The smallest step that says something, as a multiple of the standard deviation, and of the error.
+_LEAST_STEP = 1e-4
+_LEAST_ERRORS = 100.0
+
+_FEWEST_VALUES = 3
+
+# The largest number of significant digits of a step that is a decimal number, and of decimals that
+# numpy rounds to correctly.
+_MOST_DIGITS = 6
+_MOST_DECIMALS = 22
+
+_CLOSE = 1e-9
+
+# float32 changes a value by less than this share of a step.
+_NEAR = 0.01
+
+
+def find_step(values: NDArray[np.float64], precision: float) -> float:
+    """The largest step of which all differences of values are multiples; 0.0 if there is none.
+
+    Multiplying the values multiplies their step, and adding a number does not change it. A step
+    that is tiny beside their standard deviation says nothing, and is not counted.
+
+    Args:
+        values: the values.
+        precision: the relative precision of their type.
+
+    Example:
+        >>> import numpy as np
+        >>> values = np.array([0.5, 1.1, 1.3, 3.7])
+        >>> find_step(values, 1e-16), find_step(values * 100 + 7, 1e-16)
+        (0.2, 20.0)
+    """
+    different = np.unique(values)
+    gaps, error = np.diff(different), _ROUNDINGS * precision * float(np.abs(values).max())
+    gaps = gaps[gaps > error]
+    if not len(gaps) or len(values) < _FEWEST_VALUES:
+        return 0.0
+    step, step_error = float(gaps.min()), error
+    least = max(_LEAST_STEP * float(values.std()), _LEAST_ERRORS * error)
+    while step > least:  # the algorithm of Euclid, for all gaps at once
+        multiples = np.round(gaps / step)
+        rest = np.abs(gaps - multiples * step)
+        is_rest = rest > error + multiples * step_error
+        if not is_rest.any():
+            return _refine_step(different, step, error)
+        rest, multiples = rest[is_rest], multiples[is_rest]
+        step, step_error = float(rest.min()), error + float(multiples[rest.argmin()]) * step_error
+    return 0.0
+
+
+def _refine_step(different: NDArray[np.float64], step: float, error: float) -> float:
+    """The step from the range of the values, if all of them are on its grid."""
+    distances = different - different[0]
+    step = float(distances[-1] / np.round(distances[-1] / step))
+    is_on_grid = np.abs(distances - np.round(distances / step) * step) <= error
+    return step if is_on_grid.all() else 0.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Numbers with the same distance from one to the next.
+
+    Args:
+        start: one of them.
+        step: the distance.
+    """
+
+    start: float
+    step: float
+
+    def round(self, raw: Any) -> Any:
+        """The nearest of these numbers, without errors in the last digits if they are decimal."""
+        rounded = self.start + np.round((raw - self.start) / self.step) * self.step
+        first = max(0, math.ceil(-math.log10(self.step) - _CLOSE))
+        for decimals in range(first, min(first + _MOST_DIGITS, _MOST_DECIMALS)):
+            errors = (round(each, decimals) - each for each in (self.start, self.step))
+            if all(abs(error) <= _CLOSE * self.step for error in errors):
+                return np.round(rounded, decimals)
+        return rounded
+
+    def is_near(self, raw: Any) -> Any:
+        """Whether values are such numbers, but for the error of float32."""
+        return np.abs(self.round(raw) - raw) <= _NEAR * self.step
+
+    def find_above(self, limit: float) -> float:
+        """The smallest of these numbers above a limit."""
+        count = math.ceil((self.start - limit) / self.step - _CLOSE) - 1
+        return float(self.round(self.start - count * self.step))
+
+    def find_below(self, limit: float) -> float:
+        """The largest of these numbers below a limit."""
+        count = math.ceil((limit - self.start) / self.step - _CLOSE) - 1
+        return float(self.round(self.start + count * self.step))
