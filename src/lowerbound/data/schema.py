@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.data.columns import (
-    CODED,
     Column,
     ColumnType,
     Floats,
@@ -25,9 +24,8 @@ from lowerbound.data.columns import (
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import RawTable, is_frame, open_table
-from lowerbound.data.inference import check_ends, check_values, refuse_infinite
+from lowerbound.data.known_columns import read_column
 from lowerbound.data.preprocessing import Preprocessing
-from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.restoring import (
     fill_series,
     import_library,
@@ -110,65 +108,6 @@ def refuse_unnamed(table: RawTable, schema: Schema, name: str) -> None:
             f"{name}: an array of {len(table.names)} columns, but the model was trained on "
             f"{len(schema.names)}"
         )
-
-
-def read_column(raw: RawColumn, column: Column, placeholders: Sequence[Any]) -> Floats:
-    """Read a column as numbers, or as codes of its categories, ``[N]``, with NaN where missing."""
-    missing = raw.find_missing(placeholders)
-    if missing.all():
-        return np.full(len(raw), np.nan)
-    if column.type in CODED:
-        return _read_codes(raw, column, missing)
-    content = raw.find_content(missing)
-    expected = "times" if column.type == "time" else "numbers"
-    if content != expected and not (content == "truth values" and expected == "numbers"):
-        raise DataError(
-            f"{raw.where} contains {content}, but the model was trained on {expected} "
-            f"({column.type}); convert it"
-        )
-    if content == "times":
-        _check_zone(raw, column)
-    values = raw.read_numbers(content, missing)
-    refuse_infinite(values, raw)
-    check_values(values, column, raw)
-    check_ends(values, column, raw)
-    return values
-
-
-def _check_zone(raw: RawColumn, column: Column) -> None:
-    zone = raw.find_zone()
-    if bool(zone) == bool(column.zone):
-        return
-    found = f"are in the time zone {zone}" if zone else "have no time zone"
-    known = f"are in {column.zone}" if column.zone else "have none"
-    raise DataError(
-        f"{raw.where}: its times {found}, and those on which the model was trained {known}; "
-        "convert the column"
-    )
-
-
-def _read_codes(raw: RawColumn, column: Column, missing: Mask) -> Floats:
-    place = {category: code for code, category in enumerate(column.categories)}
-    codes = np.full(len(raw), np.nan)
-    for row, value in enumerate(raw.read_values(missing)):
-        if value is None:
-            continue
-        code = place.get(value)
-        if code is None and not column.other:
-            raise DataError(
-                f"{raw.describe_place(row, repr(value))}, which is not a category that the model "
-                f"knows ({join_names(column.categories)}); replace it by one of them or by a "
-                f"missing value, or train with {_suggest_for_unknown(column)}"
-            )
-        codes[row] = len(column.categories) if code is None else code
-    return codes
-
-
-def _suggest_for_unknown(column: Column) -> str:
-    if column.type == "categorical":
-        return "unknown='other'"
-    are_numbers = all(isinstance(each, int | float) for each in column.categories)
-    return f"columns={{{column.name!r}: {'real' if are_numbers else 'categorical'!r}}}"
 
 
 def read_known(data: Any, schema: Schema) -> dict[str, tuple[Floats, Mask]]:
