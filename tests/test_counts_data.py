@@ -277,6 +277,19 @@ def test_cells_without_counts_are_refused():
         fit(data)
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_cell_without_counts_has_its_number_in_the_data_after_a_split(part):
+    data = load_data(scipy.sparse.csr_matrix(COUNTS), kind="counts", test_fraction=0.5)
+    row = int(getattr(data, part).rows[3])
+    assert row > 3
+    counts = COUNTS.copy()
+    counts[row] = 0
+    split = load_data(scipy.sparse.csr_matrix(counts), kind="counts", test_fraction=0.5)
+    model, objective = lb.recipes.counts(split, seed=0, **SMALL)
+    with pytest.raises(DataError, match=rf"'exposure' is 0 in row {row},"):
+        lb.evaluate(model, objective, getattr(split, part))
+
+
 def test_the_default_exposure_is_the_sum_of_the_row():
     data = Examples.of(scipy.sparse.csr_matrix(COUNTS), kind="counts")
     for part in (data, *data.split(0.3, seed=1), data.spread(7)):
