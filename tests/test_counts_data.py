@@ -200,6 +200,42 @@ def test_genes_that_are_not_there_or_new(trained):
     assert torch.equal(exposure, torch.from_numpy(COUNTS.sum(1)))
 
 
+@pytest.mark.parametrize("make", [np.array, scipy.sparse.csr_matrix, torch.tensor, Examples.of])
+def test_counts_without_names_are_not_matched_by_position(trained, make):
+    message = r"have no names, and the model was trained on the columns gene0, .* columns=names\)"
+    with pytest.raises(DataError, match=message):
+        trained.examples(make(COUNTS))
+    with pytest.raises(DataError, match=message):  # whatever the number of columns
+        trained.examples(make(COUNTS[:, :3]))
+    frame = pd.DataFrame(COUNTS, columns=GENES)
+    data = load_data(frame, kind="counts")
+    model = fit(data)
+    with pytest.raises(DataError, match=message):
+        model.encode(make(COUNTS))
+    with pytest.raises(DataError, match="data: the columns have no names"):
+        lb.fit(model, lb.ELBO(), data.train, validation=make(COUNTS), steps=1)
+    named = pd.DataFrame(COUNTS, columns=list(model.preprocessing.columns))
+    cells = make_cells(X=scipy.sparse.csr_matrix(COUNTS))
+    assert torch.equal(model.encode(named), model.encode(frame))
+    np.testing.assert_array_equal(model.encode(cells), model.encode(frame).numpy())
+
+
+@pytest.mark.parametrize("train", [COUNTS, pd.DataFrame(COUNTS)])
+def test_columns_without_names_are_those_of_an_array(train):
+    model = fit(load_data(train, kind="counts", test_fraction=0.0))
+    expected = model.encode(train)
+    for data in (COUNTS, scipy.sparse.csr_matrix(COUNTS), pd.DataFrame(COUNTS)):
+        assert torch.equal(model.encode(data), expected)
+    with pytest.raises(lb.errors.ShapeError):
+        model.encode(COUNTS[:, :6])
+
+
+def test_two_parts_of_which_one_has_no_names_are_refused():
+    matrix = scipy.sparse.csr_matrix(COUNTS)
+    with pytest.raises(DataError, match="test: the columns have no names, and train has the col"):
+        load_data((make_cells(X=matrix), matrix), kind="counts")
+
+
 def test_two_parts_with_genes_in_another_order_are_refused():
     cells = make_cells()
     pair = cells, permute(cells, [1, 0, 2, 3, 4, 5, 6])
@@ -239,6 +275,19 @@ def test_cells_without_counts_are_refused():
     data = load_data(scipy.sparse.csr_matrix(counts), kind="counts", test_fraction=0.0)
     with pytest.raises(DataError, match=r"'exposure' is 0 in row 33.*drop the rows that have no"):
         fit(data)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_cell_without_counts_has_its_number_in_the_data_after_a_split(part):
+    data = load_data(scipy.sparse.csr_matrix(COUNTS), kind="counts", test_fraction=0.5)
+    row = int(getattr(data, part).rows[3])
+    assert row > 3
+    counts = COUNTS.copy()
+    counts[row] = 0
+    split = load_data(scipy.sparse.csr_matrix(counts), kind="counts", test_fraction=0.5)
+    model, objective = lb.recipes.counts(split, seed=0, **SMALL)
+    with pytest.raises(DataError, match=rf"'exposure' is 0 in row {row},"):
+        lb.evaluate(model, objective, getattr(split, part))
 
 
 def test_the_default_exposure_is_the_sum_of_the_row():

@@ -297,6 +297,32 @@ def test_another_architecture_is_not_continued(wine):
         vae.set_params(latent=2, missing_values=-999).fit(wine[0])
 
 
+@pytest.mark.parametrize("estimator", [VAE, VAEImputer, VAEOutlierDetector])
+@pytest.mark.parametrize(
+    ("first", "second"), [("ab", "abc"), ("abc", "ab"), ("ab", "ac"), ("ab", "ba")]
+)
+def test_other_columns_are_not_continued(estimator, first, second):
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    frame = pd.DataFrame(values, columns=list("abc"))
+    fitted = estimator(**QUICK, random_state=0, warm_start=True).fit(frame[list(first)])
+    message = "(?i)feature names (must|should)"
+    with pytest.raises(ValueError, match=message) as caught:
+        fitted.fit(frame[list(second)])
+    assert "set warm_start=False to fit a new one" in "".join(caught.value.__notes__)
+    assert list(fitted.feature_names_in_) == list(first)
+    assert fitted.fit(frame[list(first)]).n_features_in_ == len(first)
+    with pytest.raises(ValueError, match="at least 2 are needed"):
+        fitted.fit(frame[list(first)][:1])
+
+
+def test_arrays_of_another_width_are_not_continued():
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    vae = VAE(**QUICK, random_state=0, warm_start=True).fit(values)
+    with pytest.raises(ValueError, match="X has 2 features, but VAE is expecting 3"):
+        vae.fit(values[:, :2])
+    assert vae.n_features_in_ == 3
+
+
 def test_warm_start_continues(wine):
     vae = VAE(**QUICK, random_state=0, warm_start=True).fit(wine[0])
     first = vae.score(wine[0])

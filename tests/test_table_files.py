@@ -16,7 +16,8 @@ from lowerbound.data.completing import complete_text, keep_types, widen_columns
 from lowerbound.data.csv_text import convert_to_schema
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
-from lowerbound.data.schema import fill_table, read_column
+from lowerbound.data.known_columns import read_column
+from lowerbound.data.schema import fill_table
 from lowerbound.data.table_files import iterate_parts, iterate_tables, load_table
 from lowerbound.data.table_writing import TableWriter
 from lowerbound.errors import DataError, StorageError

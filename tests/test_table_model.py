@@ -13,7 +13,11 @@ from scipy import stats
 
 import lowerbound as lb
 from lowerbound.data import Column, Schema
+from lowerbound.data.frames import open_table
+from lowerbound.data.inference import infer_schema
 from lowerbound.data.raw_values import is_missing
+from lowerbound.data.schema import make_table as write_table
+from lowerbound.data.schema import read_unchanged
 from lowerbound.errors import (
     DataError,
     DoubtfulEstimateWarning,
@@ -430,6 +434,59 @@ def test_identifiers_of_given_rows_may_be_of_another_type(library, known, given,
         rows = nw.from_dict({"code": given, name: [0.0, 1.0]}, backend=other).to_native()
         codes = nw.from_native(model.sample(1, given=rows, seed=0))["code"].to_list()
         assert [None if is_missing(code) else code for code in codes] == kept
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+@pytest.mark.parametrize(
+    ("constant", "given", "kept"),
+    [
+        (1.0, [7.0, None], [7.0, 1.0]),
+        (1.0, [7, None], [7.0, 1.0]),
+        (3, [4, 5], [4, 5]),
+        ("x", ["y", None], ["y", "x"]),
+        (True, [False, True], [False, True]),
+        (pd.Timestamp("2020-01-01"), [pd.Timestamp("2021-01-01")] * 2, None),
+        (1.0, ["low", "high"], ["low", "high"]),
+        (None, ["low", None], ["low", None]),
+    ],
+)
+def test_values_given_for_a_constant_column_are_kept(library, constant, given, kept):
+    columns = {"code": [constant] * 60, **make_table(60).to_dict("list")}
+    data = lb.load_data(nw.from_dict(columns, backend=library).to_native(), test_fraction=0.0)
+    assert data.schema.find("code").type == "constant"
+    model, _ = find_recipe("table").build(data, {"hidden": 4}, seed=0)
+    for other in ("pandas", "polars", "pyarrow"):
+        rows = nw.from_dict({"code": given, "a": [0.0, 1.0]}, backend=other).to_native()
+        codes = nw.from_native(model.sample(1, given=rows, seed=0))["code"].to_list()
+        assert [None if is_missing(code) else code for code in codes] == (kept or given)
+
+
+def test_a_given_constant_as_in_training_keeps_its_type():
+    frame = make_table(60).assign(code=np.array(3, dtype=np.int8))
+    model, _ = find_recipe("table").build(lb.load_data(frame), {"hidden": 4}, seed=0)
+    drawn = model.sample(1, given=pd.DataFrame({"code": [3], "a": [0.0]}), seed=0)
+    assert drawn["code"].dtype == np.int8
+
+
+def test_a_constant_that_is_given_in_an_array_is_kept():
+    schema = infer_schema(open_table(np.c_[make_table(60)["a"], np.ones(60)]))
+    given = np.array([[0.5, 7.0], [2.5, np.nan]])
+    unchanged = read_unchanged(given, schema)
+    made = write_table({"x0": given[:, 0]}, schema, unchanged=unchanged)
+    np.testing.assert_array_equal(made, [[0.5, 7.0], [2.5, 1.0]])
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_large_whole_numbers_that_are_given_are_kept(library):
+    base = 2**53
+    frame = pd.DataFrame({"key": base + 17 * np.arange(60) ** 2, "a": np.linspace(0.1, 1.7, 60)})
+    data = lb.load_data(nw.from_dict(frame.to_dict("list"), backend=library).to_native())
+    model, _ = find_recipe("table").build(data, {"hidden": 4}, seed=0)
+    assert data.schema.find("key").type == "real"
+    known = pd.DataFrame({"key": pd.array([base + 1, None, base + 3], dtype="Int64")})
+    keys = nw.from_native(model.sample(2, given=known, seed=0))["key"].to_list()
+    assert keys[:2] == [base + 1] * 2
+    assert keys[4:] == [base + 3] * 2
 
 
 def test_the_sensitivity_agrees_with_the_closed_form():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mutation import Mutation
 
 COLUMN, INFERENCE, SCHEMA = "data/columns.py", "data/inference.py", "data/schema.py"
+KNOWN = "data/known_columns.py"
 NUMBER_TYPES = "data/number_types.py"
 LIKELIHOOD, ROWS = "conditionals/columns.py", "distributions/columns.py"
 INPUTS, GIVEN_TIMES = "conditionals/column_inputs.py", "conditionals/given_times.py"
@@ -130,13 +131,13 @@ MUTATIONS = [
         "A column that the table does not have is not reported.",
     ),
     Mutation(
-        SCHEMA,
+        KNOWN,
         "codes[row] = len(column.categories) if code is None else code",
         "codes[row] = 0 if code is None else code",
         "Unknown categories are the first one instead of the others.",
     ),
     Mutation(
-        SCHEMA,
+        KNOWN,
         "    if bool(zone) == bool(column.zone):",
         "    if True:",
         "Times without a zone are mixed with times that have one.",

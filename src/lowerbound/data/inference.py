@@ -173,7 +173,7 @@ def _list_contents(column_type: ColumnType) -> tuple[Content, ...]:
         return ("times",)
     if column_type in CODED:
         return ("numbers", "truth values", "text")
-    return ("numbers", "truth values")
+    return ("numbers",)
 
 
 def refuse_infinite(values: Floats, raw: RawColumn) -> None:

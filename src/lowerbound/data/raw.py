@@ -23,6 +23,7 @@ from lowerbound.data.options import KeepIn, ReadOptions
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.reading import read_all, read_memory
 from lowerbound.data.rows import split_row_numbers, take_columns
+from lowerbound.data.sources import refuse_unnamed
 from lowerbound.data.table_files import read_rows
 from lowerbound.data.unused import list_names, warn_unused
 from lowerbound.errors import DataError, ShapeError
@@ -229,15 +230,18 @@ def _apply_treatment(examples: Examples, preprocessing: Preprocessing) -> Exampl
 
 
 def _arrange_columns(examples: Examples, preprocessing: Preprocessing) -> Examples:
-    """Bring the entries of vectors into the order of the model's, if both have names.
+    """Bring the entries of vectors into the order of the model's, if these have names.
 
     Columns on which the model was not trained are left out, with a warning.
 
     Raises:
-        DataError: if columns of the model are not there, naming the first.
+        DataError: if columns of the model are not there, naming the first, or have no names.
     """
     known, found = preprocessing.columns, examples.columns
-    if known is None or found is None or known == found:
+    if known is None or known == found:
+        return examples
+    if found is None:
+        refuse_unnamed(known, examples.name, "the model was trained on")
         return examples
     places = {name: place for place, name in enumerate(found)}
     absent = [name for name in known if name not in places]

@@ -300,7 +300,9 @@ class FrameColumn(RawColumn):
             series = series.cast(nw.Datetime("us", zone)).dt.timestamp("us")
         elif content == "truth values":
             series = series.cast(nw.Int8)
-        floats: Floats = np.array(series.cast(nw.Float64).to_numpy(), dtype=float)
+        if not series.dtype.is_integer():  # pyarrow refuses to cast integers above 2^53
+            series = series.cast(nw.Float64)
+        floats: Floats = np.array(series.fill_null(0).to_numpy(), dtype=float)
         floats[np.array(self.series.is_null().to_numpy(), dtype=bool)] = np.nan
         return floats / (_MICROSECONDS if content == "times" else 1.0)
 

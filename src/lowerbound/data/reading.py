@@ -25,7 +25,7 @@ from lowerbound.data.named import choose_cache_folder, load_named
 from lowerbound.data.options import Missing, Pixels, ReadOptions
 from lowerbound.data.picture import parse_size
 from lowerbound.data.preprocessing import Preprocessing
-from lowerbound.data.sources import check_column_names
+from lowerbound.data.sources import check_column_names, refuse_unnamed
 from lowerbound.data.sparse import is_sparse
 from lowerbound.data.table_files import (
     parse_column_types,
@@ -342,7 +342,9 @@ def _check_agreement(train: Examples, test: Examples) -> None:
             f"{train.name} contains {train.kind or train.values.dtype}, but {test.name} "
             f"{test.kind or test.values.dtype}; give both the same kind"
         )
-    if None not in (train.columns, test.columns) and train.columns != test.columns:
+    if train.columns is not None and test.columns is None:
+        refuse_unnamed(train.columns, test.name, f"{train.name} has")
+    elif train.columns not in (None, test.columns):
         raise DataError(
             f"{train.name} and {test.name} have other columns, or the same in another order; give "
             "both the same columns (for AnnData, test[:, train.var_names])"

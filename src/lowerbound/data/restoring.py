@@ -120,11 +120,15 @@ def list_labels(column: Column) -> list[Any]:
 def make_series_of_objects(values: Sequence[Any], library: str) -> Any:
     """Make a native series of objects of Python, with None where they are missing.
 
-    Its type is that of the values; if they have several types, they become text.
+    Its type is that of the values; whole numbers among others become float64, and values of any
+    other several types become text.
     """
     backend: Any = library
     cleaned = [None if is_missing(value) else value for value in values]
-    if len({type(value) for value in cleaned} - {type(None)}) > 1:
+    types = {type(value) for value in cleaned} - {type(None)}
+    if types == {int, float}:
+        cleaned = [None if value is None else float(value) for value in cleaned]
+    elif len(types) > 1:
         cleaned = [None if value is None else str(value) for value in cleaned]
     return nw.new_series("", cleaned, backend=backend).to_native()
 

@@ -25,7 +25,7 @@ from lowerbound.data.columns import (
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import RawTable, is_frame, open_table
-from lowerbound.data.inference import check_ends, check_values, refuse_infinite
+from lowerbound.data.known_columns import read_column
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.restoring import (
@@ -112,65 +112,6 @@ def refuse_unnamed(table: RawTable, schema: Schema, name: str) -> None:
         )
 
 
-def read_column(raw: RawColumn, column: Column, placeholders: Sequence[Any]) -> Floats:
-    """Read a column as numbers, or as codes of its categories, ``[N]``, with NaN where missing."""
-    missing = raw.find_missing(placeholders)
-    if missing.all():
-        return np.full(len(raw), np.nan)
-    if column.type in CODED:
-        return _read_codes(raw, column, missing)
-    content = raw.find_content(missing)
-    expected = "times" if column.type == "time" else "numbers"
-    if content != expected and not (content == "truth values" and expected == "numbers"):
-        raise DataError(
-            f"{raw.where} contains {content}, but the model was trained on {expected} "
-            f"({column.type}); convert it"
-        )
-    if content == "times":
-        _check_zone(raw, column)
-    values = raw.read_numbers(content, missing)
-    refuse_infinite(values, raw)
-    check_values(values, column, raw)
-    check_ends(values, column, raw)
-    return values
-
-
-def _check_zone(raw: RawColumn, column: Column) -> None:
-    zone = raw.find_zone()
-    if bool(zone) == bool(column.zone):
-        return
-    found = f"are in the time zone {zone}" if zone else "have no time zone"
-    known = f"are in {column.zone}" if column.zone else "have none"
-    raise DataError(
-        f"{raw.where}: its times {found}, and those on which the model was trained {known}; "
-        "convert the column"
-    )
-
-
-def _read_codes(raw: RawColumn, column: Column, missing: Mask) -> Floats:
-    place = {category: code for code, category in enumerate(column.categories)}
-    codes = np.full(len(raw), np.nan)
-    for row, value in enumerate(raw.read_values(missing)):
-        if value is None:
-            continue
-        code = place.get(value)
-        if code is None and not column.other:
-            raise DataError(
-                f"{raw.describe_place(row, repr(value))}, which is not a category that the model "
-                f"knows ({join_names(column.categories)}); replace it by one of them or by a "
-                f"missing value, or train with {_suggest_for_unknown(column)}"
-            )
-        codes[row] = len(column.categories) if code is None else code
-    return codes
-
-
-def _suggest_for_unknown(column: Column) -> str:
-    if column.type == "categorical":
-        return "unknown='other'"
-    are_numbers = all(isinstance(each, int | float) for each in column.categories)
-    return f"columns={{{column.name!r}: {'real' if are_numbers else 'categorical'!r}}}"
-
-
 def read_known(data: Any, schema: Schema) -> dict[str, tuple[Floats, Mask]]:
     """The values of the modelled columns that a table has, and which of them are missing."""
     table = open_table(data)
@@ -182,14 +123,29 @@ def read_known(data: Any, schema: Schema) -> dict[str, tuple[Floats, Mask]]:
     return known
 
 
-def read_identifiers(data: Any, schema: Schema) -> dict[str, list[Any]]:
-    """The values of the identifiers that a table has, as they were given."""
+def read_unchanged(data: Any, schema: Schema) -> dict[str, list[Any]]:
+    """The values of a table that could not be restored from what the model knows of them.
+
+    They are the values of columns that are not modelled, and whole numbers that are not categories,
+    which float64 would round if they are large. Missing values are ``None``, except those of
+    identifiers.
+    """
     table = open_table(data)
-    return {
-        column.name: table[column.name].list_values()
-        for column in schema.columns
-        if column.type == "identifier" and column.name in table
-    }
+    unchanged = {}
+    for column in schema.columns:
+        if column.name not in table:
+            continue
+        raw = table[column.name]
+        if column.type == "identifier":
+            unchanged[column.name] = raw.list_values()
+        elif column.type == "constant" or _are_whole_numbers(column, raw):
+            unchanged[column.name] = raw.read_values(raw.find_missing(schema.missing_values))
+    return unchanged
+
+
+def _are_whole_numbers(column: Column, raw: RawColumn) -> bool:
+    types = (column.dtype, raw.dtype)
+    return column.type not in CODED and all(each.startswith(("Int", "UInt")) for each in types)
 
 
 def decode_columns(
@@ -228,7 +184,7 @@ def make_table(
     columns: Mapping[str, Floats],
     schema: Schema,
     index: Any = None,
-    identifiers: Mapping[str, list[Any]] | None = None,
+    unchanged: Mapping[str, list[Any]] | None = None,
 ) -> Any:
     """Make a frame of the schema's library from the values of its modelled columns, in its order.
 
@@ -239,24 +195,32 @@ def make_table(
         columns: the values of the modelled columns, ``[N]`` each.
         schema: the columns.
         index: the index of a frame of pandas.
-        identifiers: the values of columns that are left out, as far as they are known.
+        unchanged: values that replace others, from :func:`read_unchanged`, as far as they are
+            known; ``None`` replaces nothing.
     """
     rows = len(next(iter(columns.values())))
+    unchanged = unchanged or {}
     everything = [_find_contents(column, columns, rows) for column in schema.columns]
     if schema.library is None:
         unknown = np.full(rows, np.nan)
+        values = [
+            unknown if each is None else restore_type(each[1], each[0]) for each in everything
+        ]
         return _make_array(
-            [unknown if each is None else restore_type(each[1], each[0]) for each in everything]
+            [
+                _replace(list(own), unchanged.get(column.name))
+                for own, column in zip(values, schema.columns, strict=True)
+            ]
         )
-    known = {column.name: (column, values) for column, values in filter(None, everything)}
-    made, chosen, identifiers = {}, [], dict(identifiers or {})
-    for column in schema.columns:
-        if column.name in known:
-            restored, values = known[column.name]
-            made[column.name] = make_series(values, restored, schema.library)
-        elif column.name in identifiers:
-            own = identifiers[column.name]
-            made[column.name] = make_series_of_objects(own, schema.library)
+    made, chosen = {}, []
+    for column, contents in zip(schema.columns, everything, strict=True):
+        given = unchanged.get(column.name)
+        if contents is not None:
+            made[column.name] = make_series(contents[1], contents[0], schema.library)
+            if given is not None:
+                made[column.name] = _replace_entries(made[column.name], given, schema.library)
+        elif given is not None:
+            made[column.name] = make_series_of_objects(given, schema.library)
         else:
             continue
         chosen.append(column)
@@ -269,6 +233,20 @@ def make_table(
         if index is not None:
             frame.index = index
     return frame
+
+
+def _replace(own: Sequence[Any], given: Sequence[Any] | None) -> Sequence[Any]:
+    """Replace values by those that are given; ``None`` replaces nothing."""
+    if given is None:
+        return own
+    return [old if new is None else new for old, new in zip(own, given, strict=True)]
+
+
+def _replace_entries(native: Any, given: Sequence[Any], library: str) -> Any:
+    """Replace entries of a series, whose type changes only if its values do."""
+    own = nw.from_native(native, series_only=True).to_list()
+    new = _replace(own, given)
+    return native if new == own else make_series_of_objects(new, library)
 
 
 def _find_contents(

@@ -110,6 +110,25 @@ def check_column_names(names: Iterable[Any], name: str) -> tuple[str, ...]:
     return columns
 
 
+def refuse_unnamed(known: Sequence[str], name: str, other: str) -> None:
+    """Raise ``DataError`` for data without names of columns where the columns have names.
+
+    Those of a DataFrame without names are 0, 1, ..., and an array has the same columns.
+
+    Args:
+        known: the names of the columns.
+        name: the name of the data in messages.
+        other: the beginning of what messages say of the names.
+    """
+    if tuple(known) != tuple(map(str, range(len(known)))):
+        raise DataError(
+            f"{name}: the columns have no names, and {other} the columns {join_names(known)}; "
+            "give a DataFrame, AnnData or .h5ad file with these names. If the columns are in this "
+            "order, give pandas.DataFrame(array, columns=names), or for a sparse matrix "
+            "anndata.AnnData(matrix, var=pandas.DataFrame(index=names))"
+        )
+
+
 def refuse_settings(settings: Mapping[str, Any], reason: str) -> None:
     """Raise ``DataError`` if a setting is given although it has no effect."""
     given = [name for name, value in settings.items() if value is not None]

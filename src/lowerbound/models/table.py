@@ -23,8 +23,8 @@ from lowerbound.data.schema import (
     decode_columns,
     make_table,
     make_table_examples,
-    read_identifiers,
     read_known,
+    read_unchanged,
 )
 from lowerbound.data.table_files import read_rows
 from lowerbound.describe import describable
@@ -192,8 +192,8 @@ class TableModel(LatentModel):
                 there are kept, and the others are drawn from their distribution given these, by
                 importance resampling: z from q(z given the known entries), chosen in proportion to
                 its weights, and then the columns from p(x|z). The cost does not depend on how
-                rare the known entries are. In a frame, identifiers are kept, and unknown
-                categories are ``other`` in the answer.
+                rare the known entries are. Identifiers and constant columns are kept, too, and
+                unknown categories are ``other`` in the answer.
             mean: give the natural point of p(x|z) instead of a draw from it: the most
                 probable category, and the median of positive numbers and proportions.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
@@ -259,13 +259,13 @@ class TableModel(LatentModel):
             # As they were given, and not as they come back from the numbers of the model.
             drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))
         opened = open_table(given)
-        identifiers = {
+        unchanged = {
             name: [value for value in values for _ in range(count)]
-            for name, values in read_identifiers(given, self.schema).items()
+            for name, values in read_unchanged(given, self.schema).items()
         }
         index = None if opened.index is None else opened.index.repeat(count)
         schema = replace(self.schema, library=opened.library)
-        made = make_table(drawn, schema, index, identifiers)
+        made = make_table(drawn, schema, index, unchanged)
         return made, torch.cat(effective)
 
     def reconstruct(self, data: Any, **given: Any) -> Any:

@@ -48,7 +48,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
         unknown: whether a category that the training data do not have is an ``"error"``, or one of
             the category ``"other"``.
         score_samples_draws: number of draws of z for each row by which log p(x) is estimated.
-        warm_start: whether ``fit`` continues from the last result.
+        warm_start: whether ``fit`` continues from the last result, with the same columns.
         random_state: seed of the initial weights and of the training.
         verbose: whether to show the progress.
 
@@ -190,7 +190,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
             the category ``"other"``.
         point: ``"auto"``, ``"mean"``, ``"median"`` or ``"mode"``, see :func:`lowerbound.impute`.
         draws: number of draws of z for each row by which entries are imputed.
-        warm_start: whether ``fit`` continues from the last result.
+        warm_start: whether ``fit`` continues from the last result, with the same columns.
         random_state: seed of the initial weights and of the training.
         verbose: whether to show the progress.
 

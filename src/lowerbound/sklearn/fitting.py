@@ -108,14 +108,13 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.verbose = verbose
 
-    def _check_input(self, X: Any, *, reset: bool) -> Any:
-        """Check a table, and remember or compare the names of its columns.
+    def _check_input(self, X: Any, *, reset: bool, fewest: int = 1) -> Any:
+        """Check a table of at least ``fewest`` rows, and remember or compare its columns' names.
 
         A frame whose columns have no names in text is an array.
         """
         if not reset:
             check_is_fitted(self)
-        fewest = 2 if reset else 1  # one row does not say how columns vary
         takes_names = reset or self.schema_.library is not None
         if takes_names and is_frame(X) and has_names(X):
             if len(X):
@@ -145,14 +144,22 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
     def _fit_model(self, X: Any, sample_weight: Any = None) -> Fitted:
         """Fit the model of a table."""
         self._validate_params()
-        X = self._check_input(X, reset=True)
+        warm = self.warm_start and hasattr(self, "model_")
+        try:  # one row does not say how columns vary
+            X = self._check_input(X, reset=not warm, fewest=2)
+        except ValueError as error:
+            if warm:
+                error.add_note(
+                    "warm_start=True continues the model that was fitted, with the same columns; "
+                    "set warm_start=False to fit a new one"
+                )
+            raise
         weights = np.ones(len(X))
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, _Rows(len(X)), ensure_non_negative=True)
         X, weights = merge_rows(X, weights)
         repetitions = _count_repetitions(weights)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        warm = self.warm_start and hasattr(self, "model_")
         if not warm:
             self.schema_ = self._infer_schema(X, repetitions)
         examples = make_table_examples(X, self.schema_, name="X")

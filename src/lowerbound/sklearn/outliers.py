@@ -35,7 +35,7 @@ class VAEOutlierDetector(OutlierMixin, TableEstimator):  # type: ignore[misc]
         unknown: whether a category that the training data do not have is an ``"error"``, or one of
             the category ``"other"``.
         score_samples_draws: number of draws of z for each row by which log p(x) is estimated.
-        warm_start: whether ``fit`` continues from the last result.
+        warm_start: whether ``fit`` continues from the last result, with the same columns.
         random_state: seed of the initial weights and of the training.
         verbose: whether to show the progress.
 
