@@ -57,8 +57,7 @@ class Entry:
         transform: the function that was applied to continuous values before they were standardised.
         centre: the average of the transformed values, which was subtracted.
         spread: their standard deviation, by which they were divided.
-        least_scale: the smallest standard deviation of a continuous entry, from the step to which
-            its values are rounded.
+        least_scale: the smallest standard deviation of a continuous entry of rounded values.
     """
 
     column: str
@@ -96,10 +95,8 @@ class Column:
             numbers or times, its value.
         centre: the average of the transformed values.
         spread: their standard deviation.
-        step: the largest number of which all differences of values are multiples, if they are
-            rounded, such as 1.0 for whole numbers; 0.0 if they are not.
-        low: the smallest value seen; draws of rounded or transformed values do not exceed the
-            range by more than its width.
+        step: of rounded values, the largest number of which all their differences are multiples.
+        low: the smallest value seen; draws do not exceed the range by more than its width.
         high: the largest value seen.
         zone: the time zone of times, such as ``"Europe/Berlin"``; empty for times without one.
         label: the name of the column in its frame, if it is a whole number and not text.
