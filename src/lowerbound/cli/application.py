@@ -13,6 +13,7 @@ from lowerbound import __version__
 from lowerbound.cli import (
     comparing,
     compressing,
+    data,
     evaluating,
     inspecting,
     listing,
@@ -65,6 +66,7 @@ for part in (
     inspecting,
     compressing,
     tables,
+    data,
     listing,
     selftesting,
 ):

@@ -1,9 +1,9 @@
-"""``lowerbound impute``, ``score``, ``sensitivity`` and ``data inspect``: commands for tables."""
+"""``lowerbound impute``, ``score`` and ``sensitivity``: commands for models of tables."""
 
 import math
 import statistics
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,12 +42,8 @@ Written = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(impute)
-    app.command()(score)
-    app.command()(sensitivity)
-    data = typer.Typer(help="Look at data before a training.", no_args_is_help=True)
-    data.command()(inspect)
-    app.add_typer(data, name="data")
+    for command in (impute, score, sensitivity):
+        app.command()(command)
 
 
 def impute(  # noqa: PLR0917 (typer calls it by name)
@@ -237,70 +233,6 @@ def _parse_slopes(text: str) -> list[float]:
         raise SettingsError(
             f"--slopes {text}: give numbers separated by commas, such as -1,0,1"
         ) from None
-
-
-def inspect(
-    file: Annotated[
-        Path,
-        typer.Argument(help="The table: a .csv, .tsv, .parquet or .feather file; or a .h5ad file."),
-    ],
-    columns: Annotated[
-        str | None,
-        typer.Option(help="Types of some columns, such as age=count,job=categorical."),
-    ] = None,
-    missing_values: Annotated[
-        str | None,
-        typer.Option(help="Values that stand for missing ones, separated by commas: ?,-999"),
-    ] = None,
-) -> None:
-    """Show the columns of a table: their types, ranges and missing values.
-
-    Of a .h5ad file, show the matrices, the names of the variables and the columns of obs.
-    """
-    if file.suffix.lower() == ".h5ad":
-        _inspect_h5ad(file)
-        return
-    from lowerbound.data.describing import describe_columns
-    from lowerbound.data.table_files import load_table, parse_column_types, parse_missing_values
-
-    placeholders = parse_missing_values(missing_values)
-    lines = describe_columns(
-        load_table(file, missing_values=placeholders),
-        types=parse_column_types(columns),
-        placeholders=placeholders,
-        name=str(file),
-    )
-    _print_table(("column", "type", "missing", "values"), lines)
-    print(
-        "\nto correct a type: --columns NAME=TYPE, with real, positive, proportion, count, "
-        "ordinal, categorical, boolean, time, or identifier to leave the column out"
-    )
-
-
-def _inspect_h5ad(file: Path) -> None:
-    from lowerbound.data.h5ad import describe_h5ad
-
-    if not file.is_file():
-        raise StorageError(f"{file}: does not exist; give a .h5ad file")
-    size, entries = describe_h5ad(file)
-    print(size)
-    _print_table(("part", "name", "contents"), entries)
-    print(
-        "\nto choose: --layer NAME for a matrix other than X, --fields NAME,NAME for columns of obs"
-    )
-
-
-def _print_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """Print a table, whose last column may be broken into several lines."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    table = RichTable(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading != headings[-1])
-    for line in lines:
-        table.add_row(*line)
-    Console(highlight=False).print(table)
 
 
 def load_model(path: Path) -> Any:

@@ -386,8 +386,13 @@ class Schema:
 
 
 def join_names(names: Sequence[Any], most: int = 12) -> str:
-    """Join the names of columns for a message, at most ``most`` of them."""
-    shown = ", ".join(map(str, names[:most]))
+    """Join the names of columns or categories for a message, at most ``most`` of them.
+
+    Example:
+        >>> join_names(["Bern", "St. Gallen, CH", "Chur"], 2)
+        "Bern, 'St. Gallen, CH' and 1 more"
+    """
+    shown = ", ".join(repr(each) if "," in str(each) else str(each) for each in names[:most])
     if len(names) > most:
         return f"{shown} and {len(names) - most:,} more"
     return shown

@@ -26,6 +26,7 @@ from lowerbound.data.picture import parse_size
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.sources import check_column_names
 from lowerbound.data.sparse import is_sparse
+from lowerbound.data.suspects import warn_unmatched
 from lowerbound.data.table_files import (
     is_frame,
     parse_column_types,
@@ -256,6 +257,7 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
         )
     _refuse_layer(options, name)
     if is_frame(source) and options.kind is None and options.missing is None:
+        warn_unmatched([source], options.missing_values, name)
         return read_frame(source, name, options)
     refuse_lossy(source, name)
     about: dict[str, Any] = {

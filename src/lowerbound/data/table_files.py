@@ -22,6 +22,7 @@ from lowerbound.data.frames import is_frame, open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.options import ReadOptions
 from lowerbound.data.schema import make_table_examples
+from lowerbound.data.suspects import warn_suspects, warn_unmatched
 from lowerbound.errors import DataError, LowerboundError, SettingsError, StorageError
 from lowerbound.runtime.outputs import explain_write_errors
 
@@ -97,13 +98,11 @@ def read_frame(frame: Any, name: str, options: ReadOptions) -> Examples:
     """Read the rows of a frame; the types of its columns are inferred."""
     opened = open_table(frame, name)
     types: Any = options.columns
+    marks = options.missing_values
     schema = infer_schema(
-        opened,
-        types=types,
-        placeholders=options.missing_values,
-        unknown=options.unknown,
-        name=name,
+        opened, types=types, placeholders=marks, unknown=options.unknown, name=name
     )
+    warn_suspects(opened, marks, types, name)
     return make_table_examples(opened, schema, name=name)
 
 
@@ -165,10 +164,12 @@ def load_table(
             table = pyarrow.concat_tables(blocks) if blocks else pyarrow.table({})
     if not table.num_rows:
         raise _make_empty_error(path)
+    if schema is None:
+        found = table if suffix in _BINARY else infer_types(pyarrow, table, missing_values)
+        warn_unmatched([table, found], missing_values, str(path))
+        return found
     if suffix in _BINARY:
         return table
-    if schema is None:
-        return infer_types(pyarrow, table, missing_values)
     return convert_to_schema(pyarrow, table, schema, name=str(path))
 
 

@@ -26,6 +26,7 @@ from lowerbound.data.frames import has_names, is_frame, open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.raw_values import clean_marks
 from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
+from lowerbound.data.suspects import warn_suspects
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import find_observed_columns
 from lowerbound.models.table import TableModel, complete_rows
@@ -204,6 +205,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         }
         types: Any = dict(self.columns or {})
         schema = infer_schema(table, types=types, **settings)
+        warn_suspects(table, settings["placeholders"], types, "X")
         if table.library is not None:
             return schema
         # Numbers that are all different are values in an array, which has no columns of text.
