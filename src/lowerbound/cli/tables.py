@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.runs import Seed
+from lowerbound.data.unused import list_names
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, StorageError
 
 if TYPE_CHECKING:
@@ -84,11 +85,11 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         check_target(target)
     model = open_table_model(run)
     schema, is_text = model.schema, out.suffix.lower() in (".csv", ".tsv")
-    counts, unfilled = {"rows": 0, "incomplete": 0, "doubtful": 0}, dict[str, None]()
+    rows, incomplete, doubtful, unfilled = 0, 0, list[int](), dict[str, None]()
     with ExitStack() as files:
         writers = [files.enter_context(TableWriter(path)) for path in targets]
         for part, text in iterate_parts(data, _ROWS, schema):
-            examples = make_table_examples(part, schema, name=str(data), first_row=counts["rows"])
+            examples = make_table_examples(part, schema, name=str(data), first_row=rows)
             wide = widen_columns(part, schema)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DoubtfulEstimateWarning)
@@ -102,18 +103,15 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
                 writer.write(completed)
             there = (name for name in found.left_out if name in part.column_names)
             unfilled |= dict.fromkeys(name for name in there if part[name].null_count)
-            counts["rows"] += len(found.incomplete)
-            counts["incomplete"] += int(found.incomplete.sum())
-            counts["doubtful"] += int(found.doubtful.sum())
-    print(
-        f"imputed {counts['incomplete']:,} of {counts['rows']:,} rows to "
-        f"{', '.join(map(str, targets))}"
-    )
+            doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
+            rows += len(found.incomplete)
+            incomplete += int(found.incomplete.sum())
+    print(f"imputed {incomplete:,} of {_count_rows(rows)} to {', '.join(map(str, targets))}")
     if unfilled:
         print(f"not filled in, because the model leaves them out: {', '.join(unfilled)}")
-    if counts["doubtful"]:
+    if doubtful:
         print(
-            f"the entries of {counts['doubtful']:,} rows are not to be trusted, because a few "
+            f"the imputed entries of {_name_rows(doubtful)} are not to be trusted, because a few "
             "draws of z carry most of the weight; use more --samples"
         )
 
@@ -129,27 +127,50 @@ def score(
 ) -> None:
     """Write log p(x) of each row of a table, its standard error, and which values are surprising.
 
+    The first columns are the number of the row, counted from 0, and the identifiers of the table.
     The column doubtful says which estimates are not to be trusted. The columns given_others:NAME
     are log p of a value given all other values of its row, in nats.
     """
-    from lowerbound.data.schema import make_table_examples
+    from lowerbound.data.frames import make_frame
+    from lowerbound.data.schema import make_table_examples, read_identifiers
     from lowerbound.data.table_files import TableWriter, check_target, iterate_tables
     from lowerbound.evaluation import score as score_table
 
     check_target(out)
     model = open_table_model(run)
-    rows, total, doubtful = 0, 0.0, 0
+    rows, total, doubtful = 0, 0.0, list[int]()
     with TableWriter(out) as writer:
         for part in iterate_tables(data, _ROWS, model.schema):
             examples = make_table_examples(part, model.schema, name=str(data), first_row=rows)
             found = score_table(model, examples, samples, seed=seed)
-            writer.write(found.to_frame("pyarrow"))
-            rows += len(found.per_example)
+            columns = {"row": range(rows, rows + part.num_rows)}
+            columns |= read_identifiers(part, model.schema)
+            scores = found.to_frame("pyarrow")
+            columns |= dict(zip(scores.column_names, scores.columns, strict=True))
+            writer.write(make_frame(columns, "pyarrow"))
+            doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
+            rows += part.num_rows
             total += float(found.per_example.sum())
-            doubtful += int(found.doubtful.sum())
-    print(f"scored {rows:,} rows to {out}: on average {total / rows:,.2f} nats")
+    print(f"scored {_count_rows(rows)} to {out}: on average {total / rows:,.2f} nats")
     if doubtful:
-        print(f"the scores of {doubtful:,} rows are not to be trusted; use more --samples")
+        print(
+            f"the scores of {_name_rows(doubtful)} are not to be trusted, see the column doubtful; "
+            "use more --samples"
+        )
+
+
+def _count_rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def _name_rows(rows: Sequence[int]) -> str:
+    """Say how many rows there are, and the numbers of the first ones.
+
+    Example:
+        >>> _name_rows([17])
+        '1 row (17, counted from 0)'
+    """
+    return f"{_count_rows(len(rows))} ({list_names([*map(str, rows)])}, counted from 0)"
 
 
 def sensitivity(  # noqa: PLR0917 (typer calls it by name)
@@ -214,7 +235,7 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
     if out is not None:
         with TableWriter(out) as writer:
             writer.write(tabulate_sensitivity(found, "pyarrow"))
-        print(f"wrote {len(found):,} rows to {out}")
+        print(f"wrote {_count_rows(len(found))} to {out}")
 
 
 def _show_number(value: float) -> str:
@@ -306,7 +327,7 @@ def write_rows(
             rows = make_frame(dict(zip(model.schema.names, rows.T, strict=True)), "pyarrow")
         table = nw.from_native(rows, eager_only=True).to_arrow()
         writer.write(table)
-    print(f"wrote {table.num_rows:,} rows to {out}{about}")
+    print(f"wrote {_count_rows(table.num_rows)} to {out}{about}")
 
 
 def _describe_effective(effective: list[float]) -> str:
