@@ -155,6 +155,19 @@ def test_an_estimated_probability_is_at_most_one(folder, monkeypatch):
     assert (scores["share"] > 0).any()
 
 
+def test_a_column_under_a_similar_name_is_pointed_out(folder, tmp_path):
+    frame = make_holes().rename(columns={"height": "Height"})
+    with pytest.warns(UserWarning, match="Not used is 'Height', which is similar; rename it"):
+        lb.load(folder / "run").examples(frame)
+
+
+def test_a_file_of_known_entries_that_is_not_there(folder, tmp_path, capsys):
+    words = ["--given", tmp_path / "no.csv", "--out", tmp_path / "drawn.csv"]
+    code, _, err = run(capsys, "sample", folder / "run", *words)
+    assert code == 2
+    assert "no.csv: the file does not exist" in err
+
+
 def test_rows_that_are_not_to_be_trusted_are_named(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lowerbound.cli.tables._ROWS", 50)
     monkeypatch.setattr("lowerbound.evaluation.imputing.FEWEST_EFFECTIVE", 1000)
@@ -277,9 +290,10 @@ def cells(tmp_path_factory):
     (folder / "four.csv").write_text("\n".join([*CELLS, ""]))
     words = ["train", "table", "--data", folder / "train.csv", "--out", folder / "run", *QUICK]
     words += ["--columns", "code=identifier,region=categorical,note=categorical,count=real"]
-    with warnings.catch_warnings(), pytest.raises(SystemExit, match=r"^0$"):
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*the column 'region' is 'NA'")
-        main([str(word) for word in words])
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([str(word) for word in words])
     return folder
 
 

@@ -309,7 +309,7 @@ def write_rows(
     known = None
     if given:
         path = Path(given[0])
-        if len(given) > 1 or not path.is_file():
+        if len(given) > 1 or ("=" in path.name and not path.is_file()):
             raise SettingsError(
                 f"--given {' '.join(given)}: for a table, give one file with some of its columns"
             )

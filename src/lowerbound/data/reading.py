@@ -120,6 +120,12 @@ def parse_fields(fields: Any) -> tuple[str, ...] | None:
 
 def _finish(part: Examples, options: ReadOptions) -> Examples:
     """Convert pictures to the requested form, and refuse options that had no effect."""
+    if options.kind is not None and getattr(part.preprocessing, "schema", None) is not None:
+        raise DataError(
+            f"{part.name}: the columns of a table have types of their own, so "
+            f"kind={options.kind!r} does not apply; train the recipe table, or give the "
+            f"{options.kind} as an array, such as a .npy, .npz or .h5ad file"
+        )
     if options.kind is not None and part.kind != options.kind:
         raise DataError(
             f"{part.name}: kind={options.kind!r} has no effect, because the entries are "

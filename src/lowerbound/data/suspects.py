@@ -132,7 +132,7 @@ def warn_suspects(
     )
     warnings.warn(
         f"{name}: {found}. The model takes them as values like all others; if they stand for "
-        f"missing ones, declare them: missing_values={list_marks(suspects, placeholders)!r}",
+        f"missing ones, declare them by missing_values={list_marks(suspects, placeholders)!r}",
         UserWarning,
         stacklevel=2,
     )

@@ -375,9 +375,13 @@ class TableWriter:
 
 
 def _find_suffix(path: Path) -> str:
-    if path.suffix.lower() == ".gz":
-        return path.with_suffix("").suffix.lower()
-    return path.suffix.lower()
+    suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    if suffix not in (*_TEXT, *_BINARY):
+        raise DataError(
+            f"{path}: a table is read from a file that ends in {', '.join((*_TEXT, *_BINARY))}; "
+            "save it as such, a spreadsheet as .csv"
+        )
+    return suffix
 
 
 def _import_pyarrow(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -113,6 +114,11 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         """
         if not reset:
             check_is_fitted(self)
+        if isinstance(X, str | os.PathLike):
+            raise TypeError(
+                f"X={os.fspath(X)!r} is a path; give a DataFrame or an array, such as "
+                f"pandas.read_csv({os.fspath(X)!r})"
+            )
         fewest = 2 if reset else 1  # one row does not say how columns vary
         takes_names = reset or self.schema_.library is not None
         if takes_names and is_frame(X) and has_names(X):
