@@ -155,6 +155,13 @@ def test_an_estimated_probability_is_at_most_one(folder, monkeypatch):
     assert (scores["share"] > 0).any()
 
 
+def test_files_of_draws_sort_by_their_numbers(folder, tmp_path, capsys):
+    words = ["--data", folder / "people.csv", "--out", tmp_path / "d.csv", "--samples", 10]
+    _, said, _ = run(capsys, "impute", folder / "run", *words, "--draws", 10)
+    assert f"{tmp_path / 'd-01.csv'}, ..., {tmp_path / 'd-10.csv'}\n" in said
+    assert len(list(tmp_path.glob("d-0?.csv"))) == 9
+
+
 def test_a_column_under_a_similar_name_is_pointed_out(folder, tmp_path):
     frame = make_holes().rename(columns={"height": "Height"})
     with pytest.warns(UserWarning, match="Not used is 'Height', which is similar; rename it"):

@@ -56,7 +56,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         typer.Option(
             min=1,
             help="Write so many tables with draws, to FILE-1, FILE-2, ..., instead of one with "
-            "points.",
+            "points. The numbers have as many digits as the last.",
         ),
     ] = None,
     samples: Annotated[
@@ -78,9 +78,9 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
 
     targets = [out]
     if draws is not None:
-        targets = [
-            out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, draws + 1)
-        ]
+        digits = len(str(draws))
+        numbers = [f"{number:0{digits}}" for number in range(1, draws + 1)]
+        targets = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in numbers]
     for target in targets:
         check_target(target)
     model = open_table_model(run)
@@ -106,7 +106,8 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
             rows += len(found.incomplete)
             incomplete += int(found.incomplete.sum())
-    print(f"imputed {incomplete:,} of {_count_rows(rows)} to {', '.join(map(str, targets))}")
+    written = ", ..., ".join(map(str, dict.fromkeys((targets[0], targets[-1]))))
+    print(f"imputed {incomplete:,} of {_count_rows(rows)} to {written}")
     if unfilled:
         print(f"not filled in, because the model leaves them out: {', '.join(unfilled)}")
     if doubtful:
@@ -143,7 +144,7 @@ def score(
         for part in iterate_tables(data, _ROWS, model.schema):
             examples = make_table_examples(part, model.schema, name=str(data), first_row=rows)
             found = score_table(model, examples, samples, seed=seed)
-            columns = {"row": range(rows, rows + part.num_rows)}
+            columns: dict[str, Any] = {"row": range(rows, rows + part.num_rows)}
             columns |= read_identifiers(part, model.schema)
             scores = found.to_frame("pyarrow")
             columns |= dict(zip(scores.column_names, scores.columns, strict=True))

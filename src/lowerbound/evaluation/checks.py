@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lowerbound.errors import UnsupportedError
 from lowerbound.models import Model
@@ -54,7 +54,8 @@ def check_normalized(name: str, model: Model) -> None:
     Raises:
         UnsupportedError: naming the evaluation and the parts that are not.
     """
-    check_model(name, model, Model, "a model is made of a prior, a posterior and a likelihood")
+    kind: Any = Model  # mypy takes no abstract class
+    check_model(name, model, kind, "a model is made of a prior, a posterior and a likelihood")
     parts = model.unnormalized_parts()
     if parts:
         raise UnsupportedError(
