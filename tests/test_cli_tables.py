@@ -3,12 +3,14 @@
 import csv
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from pyarrow import feather, parquet
 
 import lowerbound as lb
@@ -73,6 +75,7 @@ def test_the_next_commands_are_for_tables(folder, tmp_path, capsys):
     assert "--out samples.csv" in out
     assert f"impute {tmp_path / 'run'} --data FILE --out completed.csv" in out
     assert f"sensitivity {tmp_path / 'run'} --data FILE" in out
+    assert f"score {tmp_path / 'run'} --data FILE --out scores.csv" in out
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".feather"])
@@ -150,8 +153,62 @@ def test_rows_are_scored(folder, tmp_path, capsys):
     assert code == 0
     assert "scored 120 rows" in said
     scores = pd.read_csv(out)
-    assert list(scores)[:3] == ["log_p", "standard_error", "doubtful"]
+    assert list(scores)[:5] == ["row", "id", "name", "log_p", "standard_error"]
+    assert scores["row"].tolist() == list(range(120))
+    assert scores["name"].tolist() == make_holes()["name"].tolist()
     assert scores["given_others:height"].isna().sum() == make_holes()["height"].isna().sum()
+
+
+def test_an_estimated_probability_is_at_most_one(folder, monkeypatch):
+    """New draws of z for the rest of the row happen to give it next to no probability."""
+
+    def score_low(model, examples, places, samples, *, seed):
+        return {name: torch.full((len(examples),), -1000.0).double() for name in places}
+
+    monkeypatch.setattr("lowerbound.evaluation.row_scores._EFFECTIVE_SHARE", 2)
+    monkeypatch.setattr("lowerbound.evaluation.row_scores.score_without", score_low)
+    model, frame = lb.load(folder / "run"), make_holes()
+    scores = lb.score(model, frame, samples=2).columns
+    for name in ("job", "answer", "smokes", "visits"):
+        assert (scores[name].nan_to_num() <= 0).all()
+    is_atom = torch.tensor((frame["gift"] == 0).tolist())
+    assert (scores["gift"][is_atom] <= 0).all()
+    assert (scores["gift"][~is_atom].nan_to_num(1) > 0).all()
+    assert (scores["share"] > 0).all()
+
+
+def test_files_of_draws_sort_by_their_numbers(folder, tmp_path, capsys):
+    words = ["--data", folder / "people.csv", "--out", tmp_path / "d.csv", "--samples", 10]
+    _, said, _ = run(capsys, "impute", folder / "run", *words, "--draws", 10)
+    assert f"{tmp_path / 'd-01.csv'}, ..., {tmp_path / 'd-10.csv'}\n" in said
+    assert len(list(tmp_path.glob("d-0?.csv"))) == 9
+
+
+def test_a_column_under_a_similar_name_is_pointed_out(folder, tmp_path):
+    frame = make_holes().rename(columns={"height": "Height"})
+    with pytest.warns(UserWarning, match="Not used is 'Height', which is similar; rename it"):
+        lb.load(folder / "run").examples(frame)
+
+
+def test_a_file_of_known_entries_that_is_not_there(folder, tmp_path, capsys):
+    words = ["--given", tmp_path / "no.csv", "--out", tmp_path / "drawn.csv"]
+    code, _, err = run(capsys, "sample", folder / "run", *words)
+    assert code == 2
+    assert "no.csv: the file does not exist" in err
+
+
+def test_rows_that_are_not_to_be_trusted_are_named(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("lowerbound.cli.tables._ROWS", 50)
+    monkeypatch.setattr("lowerbound.evaluation.imputing.FEWEST_EFFECTIVE", 1000)
+    words = [folder / "run", "--data", folder / "people.csv", "--samples", 20]
+    _, said, _ = run(capsys, "impute", *words, "--out", tmp_path / "completed.csv")
+    incomplete = make_holes()[["height", "gift", "job", "born"]].isna().any(axis=1).to_numpy()
+    first = np.flatnonzero(incomplete)[:5]
+    assert f"rows ({', '.join(map(str, first))} and" in said
+    for count, begins in ((1, "1 row (3, counted from 0)"), (2, "2 rows (3, 3, counted from 0)")):
+        assert tables._name_rows([3] * count) == begins
+    _, said, _ = run(capsys, "sample", folder / "run", "--count", 1, "--out", tmp_path / "s.csv")
+    assert said.startswith("wrote 1 row to")
 
 
 def test_rows_are_drawn_from_a_run_or_a_file_given_some_columns(folder, tmp_path, capsys):
@@ -263,8 +320,10 @@ def cells(tmp_path_factory):
     (folder / "four.csv").write_text("\n".join([*CELLS, ""]))
     words = ["train", "table", "--data", folder / "train.csv", "--out", folder / "run", *QUICK]
     words += ["--columns", "code=identifier,region=categorical,note=categorical,count=real"]
-    with pytest.raises(SystemExit, match=r"^0$"):
-        main([str(word) for word in words])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*the column 'region' is 'NA'")
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main([str(word) for word in words])
     return folder
 
 

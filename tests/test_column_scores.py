@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -92,10 +93,12 @@ def test_the_columns_of_a_frame_are_inspected_in_its_own_library():
 @pytest.mark.parametrize("marks", ["-999", "?,-999", -999, ["?", -999]])
 def test_marks_and_types_of_an_inspected_table_are_written_as_for_load_data(marks):
     frame = pd.DataFrame({"age": [1, 5, 9, -999, 30, 44] * 20, "job": ["9", "a", "b"] * 40})
-    shown = inspect_table(frame, columns="age=real", missing_values=marks)
+    unmatched = pytest.warns(UserWarning, match=r"no entry is '\?'")
+    with unmatched if "?" in str(marks) else nullcontext():
+        shown = inspect_table(frame, columns="age=real", missing_values=marks)
+        data = lb.load_data(frame, missing_values=marks if marks != -999 else [marks])
     assert shown["type"].tolist() == ["real", "categorical"]
     assert shown["missing"].tolist() == ["16.7%", ""]
-    data = lb.load_data(frame, missing_values=marks if marks != -999 else [marks])
     assert data.schema.find("age").high == 44
 
 

@@ -13,6 +13,7 @@ from lowerbound import __version__
 from lowerbound.cli import (
     comparing,
     compressing,
+    data,
     evaluating,
     inspecting,
     listing,
@@ -20,6 +21,7 @@ from lowerbound.cli import (
     tables,
     training,
 )
+from lowerbound.cli.remedies import write_as_options
 from lowerbound.errors import DoubtfulEstimateWarning, LowerboundError
 from lowerbound.runtime.interrupts import EXIT_CODE, StopSignals
 
@@ -38,14 +40,24 @@ class _TrainFirst(TyperGroup):
         name = args[0]
         is_known = self.get_command(ctx, name) is not None
         if not (is_known or ctx.resilient_parsing or name.startswith("-")):
-            ctx.fail(_describe_unknown_command(name, self.list_commands(ctx)))
+            ctx.fail(_describe_unknown_command(name, self._list_with_groups(ctx)))
         return super().resolve_command(ctx, args)
+
+    def _list_with_groups(self, ctx: Any) -> list[str]:
+        """List the commands, and those of groups with the name of their group before it."""
+        found = self.list_commands(ctx)
+        for name in self.list_commands(ctx):
+            group = self.get_command(ctx, name)
+            if isinstance(group, TyperGroup):
+                found += [f"{name} {each}" for each in group.list_commands(ctx)]
+        return found
 
 
 def _describe_unknown_command(name: str, commands: list[str]) -> str:
-    hint = f"the commands are {', '.join(commands)}"
-    if near := get_close_matches(name, commands, n=1):
-        hint = f"did you mean {near[0]!r}?"
+    last_words = {command.split()[-1]: command for command in reversed(commands)}
+    hint = f"the commands are {', '.join(each for each in commands if ' ' not in each)}"
+    if near := get_close_matches(name, last_words, n=1):
+        hint = f"did you mean {last_words[near[0]]!r}?"
     return f"{name!r} is not a command; {hint}"
 
 
@@ -65,6 +77,7 @@ for part in (
     inspecting,
     compressing,
     tables,
+    data,
     listing,
     selftesting,
 ):
@@ -97,7 +110,7 @@ def run(arguments: list[str], signals: StopSignals) -> int:
     except typer.TyperException as error:
         return _fail(_describe_usage_error(error))
     except LowerboundError as error:
-        return _fail(str(error))
+        return _fail(write_as_options(str(error)))
     except Exception:
         if signals.requested:  # foreign code may turn an interrupt into an error of its own
             return EXIT_CODE
@@ -124,7 +137,7 @@ def _describe_usage_error(error: Any) -> str:
 
 
 def _print_warning(message: Warning | str, *where: Any, **more: Any) -> None:
-    print(f"lowerbound: warning: {message}", file=sys.stderr)
+    print(f"lowerbound: warning: {write_as_options(str(message))}", file=sys.stderr)
 
 
 def _fail(message: str) -> int:

@@ -1,5 +1,7 @@
 """``lowerbound recipes`` and ``lowerbound datasets`` list what is available."""
 
+from typing import Annotated
+
 import typer
 
 
@@ -9,18 +11,23 @@ def register(app: typer.Typer) -> None:
     app.command("datasets")(list_datasets)
 
 
-def list_recipes() -> None:
+def list_recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="One recipe, to list only this.", show_default=False),
+    ] = None,
+) -> None:
     """List the recipes with a summary, and the arguments of each with their defaults."""
     from rich.console import Console
 
-    from lowerbound.recipes import RECIPES
+    from lowerbound.recipes import RECIPES, find_recipe
     from lowerbound.settings import read_settings, write_help
 
     console = Console(highlight=False, soft_wrap=True)
-    for recipe in RECIPES.values():
+    for recipe in RECIPES.values() if name is None else [find_recipe(name)]:
         console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
-        for name, field in read_settings(recipe.make).model_fields.items():
-            flag = f"--{name.replace('_', '-')}"
+        for setting, field in read_settings(recipe.make).model_fields.items():
+            flag = f"--{setting.replace('_', '-')}"
             console.print(f"    {flag} [cyan]{field.default}[/cyan]  {write_help(field)}")
     console.print("\nlowerbound train RECIPE --help shows all flags.")
 

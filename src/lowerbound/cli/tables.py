@@ -1,9 +1,9 @@
-"""``lowerbound impute``, ``score``, ``sensitivity`` and ``data inspect``: commands for tables."""
+"""``lowerbound impute``, ``score`` and ``sensitivity``: commands for models of tables."""
 
 import math
 import statistics
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.runs import Seed
+from lowerbound.data.unused import list_names
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, StorageError
 
 if TYPE_CHECKING:
@@ -42,12 +43,8 @@ Written = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command()(impute)
-    app.command()(score)
-    app.command()(sensitivity)
-    data = typer.Typer(help="Look at data before a training.", no_args_is_help=True)
-    data.command()(inspect)
-    app.add_typer(data, name="data")
+    for command in (impute, score, sensitivity):
+        app.command()(command)
 
 
 def impute(  # noqa: PLR0917 (typer calls it by name)
@@ -59,7 +56,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         typer.Option(
             min=1,
             help="Write so many tables with draws, to FILE-1, FILE-2, ..., instead of one with "
-            "points.",
+            "points. The numbers have as many digits as the last.",
         ),
     ] = None,
     samples: Annotated[
@@ -82,18 +79,18 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
 
     targets = [out]
     if draws is not None:
-        targets = [
-            out.with_name(f"{out.stem}-{number}{out.suffix}") for number in range(1, draws + 1)
-        ]
+        digits = len(str(draws))
+        numbers = [f"{number:0{digits}}" for number in range(1, draws + 1)]
+        targets = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in numbers]
     for target in targets:
         check_target(target)
     model = open_table_model(run)
     schema, is_text = model.schema, out.suffix.lower() in (".csv", ".tsv")
-    counts, unfilled = {"rows": 0, "incomplete": 0, "doubtful": 0}, dict[str, None]()
+    rows, incomplete, doubtful, unfilled = 0, 0, list[int](), dict[str, None]()
     with ExitStack() as files:
         writers = [files.enter_context(TableWriter(path)) for path in targets]
         for part, text in iterate_parts(data, _ROWS, schema):
-            examples = make_table_examples(part, schema, name=str(data), first_row=counts["rows"])
+            examples = make_table_examples(part, schema, name=str(data), first_row=rows)
             wide = widen_columns(part, schema)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DoubtfulEstimateWarning)
@@ -108,20 +105,18 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
             there = (name for name in found.left_out if name in part.column_names)
             unfilled |= dict.fromkeys(name for name in there if part[name].null_count)
             absent = [each.name for each in schema.modelled if each.name not in part.column_names]
-            counts["rows"] += len(found.incomplete)
-            counts["incomplete"] += int(found.incomplete.sum())
-            counts["doubtful"] += int(found.doubtful.sum())
-    print(
-        f"imputed {counts['incomplete']:,} of {counts['rows']:,} rows to "
-        f"{', '.join(map(str, targets))}"
-    )
+            doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
+            rows += len(found.incomplete)
+            incomplete += int(found.incomplete.sum())
+    written = ", ..., ".join(map(str, dict.fromkeys((targets[0], targets[-1]))))
+    print(f"imputed {incomplete:,} of {_count_rows(rows)} to {written}")
     if absent:
         print(f"not filled in, because the table does not have them: {', '.join(absent)}")
     if unfilled:
         print(f"not filled in, because the model leaves them out: {', '.join(unfilled)}")
-    if counts["doubtful"]:
+    if doubtful:
         print(
-            f"the entries of {counts['doubtful']:,} rows are not to be trusted, because a few "
+            f"the imputed entries of {_name_rows(doubtful)} are not to be trusted, because a few "
             "draws of z carry most of the weight; use more --samples"
         )
 
@@ -137,9 +132,11 @@ def score(
 ) -> None:
     """Write log p(x) of each row of a table, its standard error, and which values are surprising.
 
+    The first columns are the number of the row, counted from 0, and the identifiers of the table.
     The column doubtful says which estimates are not to be trusted. The columns given_others:NAME
     are log p of a value given all other values of its row, in nats.
     """
+    from lowerbound.data.frames import make_frame
     from lowerbound.data.schema import make_table_examples
     from lowerbound.data.table_files import iterate_tables
     from lowerbound.data.table_writing import TableWriter, check_target
@@ -147,18 +144,40 @@ def score(
 
     check_target(out)
     model = open_table_model(run)
-    rows, total, doubtful = 0, 0.0, 0
+    rows, total, doubtful = 0, 0.0, list[int]()
     with TableWriter(out) as writer:
         for part in iterate_tables(data, _ROWS, model.schema):
             examples = make_table_examples(part, model.schema, name=str(data), first_row=rows)
             found = score_table(model, examples, samples, seed=seed)
-            writer.write(found.to_frame("pyarrow"))
-            rows += len(found.per_example)
+            columns: dict[str, Any] = {"row": range(rows, rows + part.num_rows)}
+            identifiers = (each.name for each in model.schema.columns if each.type == "identifier")
+            columns |= {name: part[name] for name in identifiers if name in part.column_names}
+            scores = found.to_frame("pyarrow")
+            columns |= dict(zip(scores.column_names, scores.columns, strict=True))
+            writer.write(make_frame(columns, "pyarrow"))
+            doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
+            rows += part.num_rows
             total += float(found.per_example.sum())
-            doubtful += int(found.doubtful.sum())
-    print(f"scored {rows:,} rows to {out}: on average {total / rows:,.2f} nats")
+    print(f"scored {_count_rows(rows)} to {out}: on average {total / rows:,.2f} nats")
     if doubtful:
-        print(f"the scores of {doubtful:,} rows are not to be trusted; use more --samples")
+        print(
+            f"the scores of {_name_rows(doubtful)} are not to be trusted, see the column doubtful; "
+            "use more --samples"
+        )
+
+
+def _count_rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def _name_rows(rows: Sequence[int]) -> str:
+    """Say how many rows there are, and the numbers of the first ones.
+
+    Example:
+        >>> _name_rows([17])
+        '1 row (17, counted from 0)'
+    """
+    return f"{_count_rows(len(rows))} ({list_names([*map(str, rows)])}, counted from 0)"
 
 
 def sensitivity(  # noqa: PLR0917 (typer calls it by name)
@@ -223,7 +242,7 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
     if out is not None:
         with TableWriter(out) as writer:
             writer.write(tabulate_sensitivity(found, "pyarrow"))
-        print(f"wrote {len(found):,} rows to {out}")
+        print(f"wrote {_count_rows(len(found))} to {out}")
 
 
 def _show_number(value: float) -> str:
@@ -242,70 +261,6 @@ def _parse_slopes(text: str) -> list[float]:
         raise SettingsError(
             f"--slopes {text}: give numbers separated by commas, such as -1,0,1"
         ) from None
-
-
-def inspect(
-    file: Annotated[
-        Path,
-        typer.Argument(help="The table: a .csv, .tsv, .parquet or .feather file; or a .h5ad file."),
-    ],
-    columns: Annotated[
-        str | None,
-        typer.Option(help="Types of some columns, such as age=count,job=categorical."),
-    ] = None,
-    missing_values: Annotated[
-        str | None,
-        typer.Option(help="Values that stand for missing ones, separated by commas: ?,-999"),
-    ] = None,
-) -> None:
-    """Show the columns of a table: their types, ranges and missing values.
-
-    Of a .h5ad file, show the matrices, the names of the variables and the columns of obs.
-    """
-    if file.suffix.lower() == ".h5ad":
-        _inspect_h5ad(file)
-        return
-    from lowerbound.data.describing import describe_columns
-    from lowerbound.data.table_files import load_table, parse_column_types, parse_missing_values
-
-    placeholders = parse_missing_values(missing_values)
-    lines = describe_columns(
-        load_table(file, missing_values=placeholders),
-        types=parse_column_types(columns),
-        placeholders=placeholders,
-        name=str(file),
-    )
-    _print_table(("column", "type", "missing", "values"), lines)
-    print(
-        "\nto correct a type: --columns NAME=TYPE, with real, positive, proportion, count, "
-        "ordinal, categorical, boolean, time, or identifier to leave the column out"
-    )
-
-
-def _inspect_h5ad(file: Path) -> None:
-    from lowerbound.data.h5ad import describe_h5ad
-
-    if not file.is_file():
-        raise StorageError(f"{file}: does not exist; give a .h5ad file")
-    size, entries = describe_h5ad(file)
-    print(size)
-    _print_table(("part", "name", "contents"), entries)
-    print(
-        "\nto choose: --layer NAME for a matrix other than X, --fields NAME,NAME for columns of obs"
-    )
-
-
-def _print_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """Print a table, whose last column may be broken into several lines."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    table = RichTable(box=None, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading != headings[-1])
-    for line in lines:
-        table.add_row(*line)
-    Console(highlight=False).print(table)
 
 
 def load_model(path: Path) -> Any:
@@ -363,7 +318,7 @@ def write_rows(
     if given:
         path = Path(given[0])
         if len(given) > 1 or not path.is_file():
-            reason = "" if len(given) > 1 else "there is no such file; "
+            reason = "" if len(given) > 1 or "=" in path.name else "there is no such file; "
             raise SettingsError(
                 f"--given {' '.join(given)}: {reason}for a table, give one file with some of its "
                 "columns"
@@ -382,7 +337,7 @@ def write_rows(
             rows = make_frame(dict(zip(model.schema.names, rows.T, strict=True)), "pyarrow")
         table = nw.from_native(rows, eager_only=True).to_arrow()
         writer.write(table)
-    print(f"wrote {table.num_rows:,} rows to {out}{about}")
+    print(f"wrote {_count_rows(table.num_rows)} to {out}{about}")
 
 
 def _describe_effective(effective: list[float]) -> str:

@@ -362,22 +362,25 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
         f"sample {directory} --count 100{suggest_given(run.model, examples)} "
         f"--out samples.{suffix}",
         f"encode {directory} --out latents.csv",
-        *_suggest_imputation(run.model, examples, directory),
+        *_suggest_for_tables(run.model, examples, directory),
     ):
         print(f"  {_find_program()} {command}")
 
 
-def _suggest_imputation(model: Any, examples: "Examples", directory: str) -> list[str]:
-    """Suggest what to do about the missing entries of a table, if there are any."""
+def _suggest_for_tables(model: Any, examples: "Examples", directory: str) -> list[str]:
+    """Suggest commands for a table, and for its missing entries, if there are any."""
     import lowerbound as lb
     from lowerbound.data.fields import OBSERVED
 
-    if not isinstance(model, lb.TableModel) or examples.fields[OBSERVED].all():
+    if not isinstance(model, lb.TableModel):
         return []
-    return [
-        f"impute {directory} --data FILE --out completed.csv",
-        f"sensitivity {directory} --data FILE",
-    ]
+    commands = [f"score {directory} --data FILE --out scores.csv"]
+    if not examples.fields[OBSERVED].all():
+        commands += [
+            f"impute {directory} --data FILE --out completed.csv",
+            f"sensitivity {directory} --data FILE",
+        ]
+    return commands
 
 
 def _find_pictures(out: Path) -> list[Path]:

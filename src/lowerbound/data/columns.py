@@ -393,8 +393,8 @@ class Schema:
 
 
 def join_names(names: Sequence[Any], most: int = 12) -> str:
-    """Join the names of columns for a message, at most ``most`` of them."""
-    shown = ", ".join(map(str, names[:most]))
+    """Join at most so many names or categories for a message; those with a comma are quoted."""
+    shown = ", ".join(repr(each) if "," in str(each) else str(each) for each in names[:most])
     if len(names) > most:
         return f"{shown} and {len(names) - most:,} more"
     return shown

@@ -9,6 +9,12 @@ from typing import Any
 from lowerbound.data.columns import CODED, Column, join_names
 from lowerbound.data.frames import RawTable, make_frame, open_table
 from lowerbound.data.inference import infer_schema
+from lowerbound.data.suspects import (
+    Suspects,
+    describe_suspects,
+    find_suspects,
+    warn_unmatched,
+)
 from lowerbound.data.table_files import parse_column_types, parse_missing_values
 
 _REASONS = {
@@ -33,7 +39,8 @@ def inspect_table(
 
     Returns:
         A frame of the same library (pandas for an array), with a row for each column: ``column``,
-        ``type``, ``missing`` (the share of missing values) and ``values`` (their range).
+        ``type``, ``missing`` (the share of missing values) and ``values`` (their range, and
+        values that usually stand for missing ones but are not declared).
 
     Raises:
         DataError: for a name or a type that does not exist, or values that a type does not have.
@@ -48,36 +55,38 @@ def inspect_table(
         0    age        count   25.0%                     28 to 51
         1    job  categorical   25.0%  2 categories: clerk, cook
     """
-    lines = describe_columns(
-        data,
-        types=parse_column_types(columns),
-        placeholders=parse_missing_values(missing_values),
-    )
-    library = open_table(data).library or "pandas"
+    table, placeholders = open_table(data), parse_missing_values(missing_values)
+    types = parse_column_types(columns)
+    warn_unmatched([data], placeholders, "data")
+    lines, _ = describe_columns(table, types=types, placeholders=placeholders)
+    library = table.library or "pandas"
     headings = ("column", "type", "missing", "values")
     columns_of_text = map(list, zip(*lines, strict=True))
     return make_frame(dict(zip(headings, columns_of_text, strict=True)), library)
 
 
 def describe_columns(
-    data: Any,
+    table: RawTable,
     *,
     types: Mapping[str, Any] | None = None,
     placeholders: Sequence[Any] = (),
     name: str = "data",
-) -> list[tuple[str, str, str, str]]:
-    """Describe each column of a table: its name, its type, its missing values, and its values."""
-    table = open_table(data, name)
+) -> tuple[list[tuple[str, str, str, str]], Suspects]:
+    """Describe each column of a table, and find values that usually stand for missing ones.
+
+    Returns:
+        The name, the type, the missing values and the values of each column; and the suspects.
+    """
     schema = infer_schema(table, types=types, placeholders=placeholders, name=name)
-    return [
-        (
-            column.name,
-            column.type,
-            _count_missing(table, column, placeholders),
-            _describe_values(column),
-        )
-        for column in schema.columns
-    ]
+    suspects = find_suspects(table, placeholders, types)
+    lines: list[tuple[str, str, str, str]] = []
+    for column in schema.columns:
+        values = _describe_values(column)
+        if column.name in suspects:
+            values += f"; missing? {describe_suspects(suspects[column.name])}"
+        missing = _count_missing(table, column, placeholders)
+        lines.append((column.name, column.type, missing, values))
+    return lines, suspects
 
 
 def _count_missing(table: RawTable, column: Column, placeholders: Sequence[Any]) -> str:

@@ -352,7 +352,8 @@ def _infer_categories(
     if len(categories) > _MOST_CATEGORIES:
         raise DataError(
             f"{where} has {len(categories):,} categories, and at most {_MOST_CATEGORIES:,} are "
-            "possible; merge some, or leave the column out: columns={...: 'identifier'}"
+            "possible; merge some, or leave the column out by "
+            f"columns={{{raw.name!r}: 'identifier'}}"
         )
     if len(categories) < 2 or (asked is None and len(counts) < 2):
         return replace(base, categories=tuple(counts), atoms=())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from lowerbound.data.options import Color, KeepIn, Kind, Layout, Missing, Pixels, Resize, Unknown
+from lowerbound.errors import SettingsError
 from lowerbound.settings import check_arguments, has_settings, read_settings
 
 if TYPE_CHECKING:
@@ -182,6 +183,11 @@ def load_data(
         ((3,), 40, 10)
     """
     given = locals()
+    if missing is not None and not isinstance(missing, str):
+        raise SettingsError(
+            f"load_data: missing={missing!r} must be 'nan', for arrays whose NaN mark missing "
+            f"entries; name the values of a table that stand for missing ones by missing_values="
+        )
     settings = check_arguments(
         load_data, {name: given[name] for name in read_settings(load_data).model_fields}
     )

@@ -27,6 +27,7 @@ from lowerbound.data.picture import parse_size
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.sources import check_column_names, refuse_unnamed
 from lowerbound.data.sparse import is_sparse
+from lowerbound.data.suspects import warn_unmatched
 from lowerbound.data.table_files import (
     parse_column_types,
     parse_missing_values,
@@ -119,6 +120,12 @@ def parse_fields(fields: Any) -> tuple[str, ...] | None:
 
 def _finish(part: Examples, options: ReadOptions) -> Examples:
     """Convert pictures to the requested form, and refuse options that had no effect."""
+    if options.kind is not None and getattr(part.preprocessing, "schema", None) is not None:
+        raise DataError(
+            f"{part.name}: the columns of a table have types of their own, so "
+            f"kind={options.kind!r} does not apply; train the recipe table, or give the "
+            f"{options.kind} as an array, such as a .npy, .npz or .h5ad file"
+        )
     if options.kind is not None and part.kind != options.kind:
         raise DataError(
             f"{part.name}: kind={options.kind!r} has no effect, because the entries are "
@@ -256,6 +263,7 @@ def read_memory(source: Any, name: str, options: ReadOptions) -> Examples:
         )
     _refuse_layer(options, name)
     if is_frame(source) and options.kind is None and options.missing is None:
+        warn_unmatched([source], options.missing_values, name)
         return read_frame(source, name, options)
     refuse_lossy(source, name)
     about: dict[str, Any] = {

@@ -35,6 +35,7 @@ from lowerbound.data.restoring import (
     make_series_of_objects,
     restore_type,
 )
+from lowerbound.data.unused import suggest_names
 from lowerbound.errors import DataError
 
 
@@ -84,7 +85,7 @@ def read_table(
     if absent and not partial:
         warnings.warn(
             f"{name}: the table has no column {join_names(absent)}; the model takes it as not "
-            "observed",
+            f"observed{suggest_names(absent, unknown)}",
             UserWarning,
             stacklevel=2,
         )

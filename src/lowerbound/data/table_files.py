@@ -22,6 +22,7 @@ from lowerbound.data.inference import infer_schema
 from lowerbound.data.options import ReadOptions
 from lowerbound.data.raw_values import list_marks
 from lowerbound.data.schema import make_table_examples
+from lowerbound.data.suspects import warn_suspects, warn_unmatched
 from lowerbound.errors import DataError, LowerboundError, SettingsError
 
 _ARROW = (".feather", ".arrow")
@@ -78,13 +79,11 @@ def read_frame(frame: Any, name: str, options: ReadOptions) -> Examples:
     """Read the rows of a frame; the types of its columns are inferred."""
     opened = open_table(frame, name)
     types: Any = options.columns
+    marks = options.missing_values
     schema = infer_schema(
-        opened,
-        types=types,
-        placeholders=options.missing_values,
-        unknown=options.unknown,
-        name=name,
+        opened, types=types, placeholders=marks, unknown=options.unknown, name=name
     )
+    warn_suspects(opened, marks, types, name)
     return make_table_examples(opened, schema, name=name)
 
 
@@ -151,9 +150,13 @@ def load_table(
     if not table.num_rows:
         raise _make_empty_error(path)
     if suffix in BINARY:
-        return share_dictionaries(table, find_dictionaries([table]))
+        table = share_dictionaries(table, find_dictionaries([table]))
     if schema is None:
-        return infer_types(pyarrow, table, missing_values)
+        found = table if suffix in BINARY else infer_types(pyarrow, table, missing_values)
+        warn_unmatched([table, found], missing_values, str(path))
+        return found
+    if suffix in BINARY:
+        return table
     return convert_to_schema(pyarrow, table, schema, name=str(path))
 
 
@@ -251,9 +254,13 @@ def _make_empty_error(path: Path) -> DataError:
 
 
 def _find_suffix(path: Path) -> str:
-    if path.suffix.lower() == ".gz":
-        return path.with_suffix("").suffix.lower()
-    return path.suffix.lower()
+    suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    if suffix not in (*TEXT, *BINARY):
+        raise DataError(
+            f"{path}: a table is read from a file that ends in {', '.join((*TEXT, *BINARY))}; "
+            "save it as such, a spreadsheet as .csv"
+        )
+    return suffix
 
 
 def import_pyarrow(path: Path) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 # The largest number of names that a report lists.
 _MOST_NAMES = 5
@@ -59,3 +60,21 @@ def list_names(names: Sequence[str]) -> str:
     if len(names) > _MOST_NAMES:
         return f"{listed} and {len(names) - _MOST_NAMES} more"
     return listed
+
+
+def suggest_names(absent: Sequence[str], unused: Sequence[str]) -> str:
+    """End a sentence about names that are absent by unused ones that differ from them little.
+
+    Example:
+        >>> suggest_names(["income", "age"], ["Income", "x"])
+        ". Not used is 'Income', which is similar; rename it to 'income'"
+        >>> suggest_names(["age"], ["x"])
+        ''
+    """
+    own = {each.casefold().strip(): each for each in unused}
+    pairs = {name: get_close_matches(name.casefold(), own, n=1, cutoff=0.8) for name in absent}
+    return "".join(
+        f". Not used is {own[found[0]]!r}, which is similar; rename it to {name!r}"
+        for name, found in pairs.items()
+        if found
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import os
+from typing import Any, TypeVar
 
 from lowerbound.errors import UnsupportedError
 from lowerbound.models import Model
@@ -40,6 +41,10 @@ def check_model(
     if isinstance(model, kind):
         return model
     called = called or f"lowerbound.{kind.__name__}"
+    if isinstance(getattr(model, "model", None), Model):
+        advice = "give its model, run.model"
+    elif isinstance(model, str | os.PathLike):
+        advice = f"load it, lb.load({os.fspath(model)!r})"
     raise UnsupportedError(f"{name} takes a {called}, not a {type(model).__name__}: {advice}")
 
 
@@ -49,6 +54,8 @@ def check_normalized(name: str, model: Model) -> None:
     Raises:
         UnsupportedError: naming the evaluation and the parts that are not.
     """
+    kind: Any = Model  # mypy takes no abstract class
+    check_model(name, model, kind, "a model is made of a prior, a posterior and a likelihood")
     parts = model.unnormalized_parts()
     if parts:
         raise UnsupportedError(

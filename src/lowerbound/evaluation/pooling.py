@@ -55,6 +55,17 @@ class PooledEstimate:
         width = stats.t.ppf(0.5 + level / 2, self.degrees) * self.standard_error
         return self.mean - width, self.mean + width
 
+    def __str__(self) -> str:
+        """A line for each quantity."""
+        low, high = self.interval()
+        columns = self.mean, self.standard_error, low, high, self.degrees, self.missing_information
+        rows = zip(*(np.ravel(each).tolist() for each in columns), strict=True)
+        return "\n".join(
+            f"estimate {mean:.5g}, standard error {error:.3g}, 95% interval {lower:.5g} to "
+            f"{upper:.5g}, degrees of freedom {degrees:,.1f}, missing information {share:.1%}"
+            for mean, error, lower, upper, degrees, share in rows
+        )
+
 
 def pool(
     estimates: Any, variances: Any, *, complete_degrees: float | None = None
@@ -92,6 +103,9 @@ def pool(
         >>> pooled = lb.pool([1.0, 2.0, 3.0], [0.5, 0.5, 0.5])
         >>> float(pooled.mean), round(float(pooled.variance), 4), round(float(pooled.degrees), 4)
         (2.0, 1.8333, 3.7812)
+        >>> print(pooled)
+        estimate 2, standard error 1.35, 95% interval -1.8467 to 5.8467, degrees of freedom 3.8,
+        missing information 72.7%
         >>> pooled = lb.pool([1.0, 2.0, 3.0], [0.5, 0.5, 0.5], complete_degrees=20)
         >>> round(float(pooled.degrees), 4)
         2.1494

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowerbound.data.columns import CONTINUOUS, Column
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import make_frame
@@ -36,7 +37,8 @@ class RowScores(LikelihoodEstimate):
     Args:
         standard_errors: of the estimate of each row, ``[N]``, in nats.
         columns: for each column by name, log p(its value given all other values of the row),
-            ``[N]``, in nats; NaN where it was not observed. A low one is a surprising value.
+            ``[N]``, in nats; NaN where it was not observed. A low one is a surprising value. For
+            categories, counts and atoms it is the logarithm of a probability, so it is at most 0.
     """
 
     standard_errors: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -69,7 +71,8 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
     not log p(x), because each is given all others. Both are computed from the same draws of z. If a
     value is so unusual that it decides what z can be, few of these draws suit the other values: the
     effective sample size of the weights :math:`w_k / p(x_c \mid z_k)` is below a twentieth of K.
-    Then log p of the other values is estimated by new draws, from q given these alone.
+    Then log p of the other values is estimated by new draws, from q given these alone. Estimates of
+    probabilities, for categories, counts and atoms, that chance puts above 1 are cut at 1.
 
     Args:
         model: a model of a table.
@@ -125,7 +128,9 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
                 others = score_without(
                     model, examples.subset(rows), {name: place}, samples, seed=seed
                 )[name]
-                found[f"column {name}"][rows] = found["log_likelihood"][rows] - others
+                values = found["log_likelihood"][rows] - others
+                is_mass = _have_masses(model.schema.find(name), examples.batch(rows)[:, place])
+                found[f"column {name}"][rows] = torch.where(is_mass, values.clamp(max=0), values)
     return RowScores(
         found["log_likelihood"],
         samples=samples,
@@ -134,6 +139,14 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
         standard_errors=found["standard_error"],
         columns={name: found[f"column {name}"] for name in names},
     )
+
+
+def _have_masses(column: Column, values: Tensor) -> Tensor:
+    """Which values of a column, ``[B, E]``, have a probability and not a density, ``[B]``."""
+    if column.type not in CONTINUOUS:
+        return torch.ones(len(values), dtype=torch.bool)
+    # The first of two numbers is the code of the atom.
+    return (values[:, :-1] > 0).any(-1)
 
 
 def score_without(

@@ -220,6 +220,8 @@ def check_types(name: str, model: Any, objective: Any) -> None:
         found = type(value).__name__
         if isinstance(value, type):
             found = f"the class {value.__name__}; call it: {value.__name__}()"
+        elif isinstance(getattr(value, argument, None), kind):
+            found = f"{found}; give its {argument}, {found.lower()}.{argument}"
         raise SettingsError(f"{name}: {argument} must be a lowerbound.{kind.__name__}, not {found}")
 
 

@@ -316,6 +316,8 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     near = get_close_matches(str(name), RECIPES, n=1)
     hint = f"the recipes are {', '.join(RECIPES)}"
-    if near:
+    if Path(str(name)).exists():
+        hint = f"give data by --data, and name a recipe, such as: train table --data {name}"
+    elif near:
         hint = f"did you mean {near[0]!r}?"
     raise SettingsError(f"{name!r} is not a recipe; {hint}")

@@ -30,6 +30,8 @@ from lowerbound.runtime.outputs import explain_write_errors
 FORMAT = 2  # for models with shared parts; also the newest format that can be read
 _FORMAT_WITHOUT_SHARING = 1
 
+_DATA = (".csv", ".tsv", ".parquet", ".feather", ".arrow", ".npy", ".npz", ".h5ad", ".xlsx")
+
 
 def make_header(model: nn.Module) -> dict[str, Any]:
     """Make the header for files of this model's tensors.
@@ -269,6 +271,11 @@ def load(
             raise StorageError(f"{path}: neither a run directory nor a model file is there")
         path = file
     if not path.is_dir():
+        if path.suffix.lower() in _DATA:
+            raise StorageError(
+                f"{path}: is a file of data and not of a model; give the directory of a run or a "
+                f".safetensors file, and read the data by lb.load_data({str(path)!r})"
+            )
         return load_model(path, constructor)
     run = RunDirectory(path)
     failure = run.read_failure()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from lowerbound.data.frames import has_names, is_frame, open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.raw_values import clean_marks, list_marks
 from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
+from lowerbound.data.suspects import warn_suspects
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import find_observed_columns
 from lowerbound.models.table import TableModel, complete_rows
@@ -115,6 +117,11 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         """
         if not reset:
             check_is_fitted(self)
+        if isinstance(X, str | os.PathLike):
+            raise TypeError(
+                f"X={os.fspath(X)!r} is a path; give a DataFrame or an array, such as "
+                f"pandas.read_csv({os.fspath(X)!r})"
+            )
         takes_names = reset or self.schema_.library is not None
         if takes_names and is_frame(X) and has_names(X):
             if len(X):
@@ -215,6 +222,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         }
         types: Any = dict(self.columns or {})
         schema = infer_schema(table, types=types, **settings)
+        warn_suspects(table, settings["placeholders"], types, "X")
         if table.library is not None:
             return schema
         # Numbers that are all different are values in an array, which has no columns of text.
