@@ -194,7 +194,7 @@ def test_a_file_of_known_entries_that_is_not_there(folder, tmp_path, capsys):
     words = ["--given", tmp_path / "no.csv", "--out", tmp_path / "drawn.csv"]
     code, _, err = run(capsys, "sample", folder / "run", *words)
     assert code == 2
-    assert "no.csv: the file does not exist" in err
+    assert "no.csv: there is no such file" in err
 
 
 def test_rows_that_are_not_to_be_trusted_are_named(folder, tmp_path, capsys, monkeypatch):

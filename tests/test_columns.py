@@ -169,9 +169,11 @@ def test_types_that_cannot_be_modelled_are_named():
         infer(frame)
 
 
-@pytest.mark.parametrize("mark", [-999, [-999], "-999", ["?", -999.0], np.float32(-999)])
+@pytest.mark.parametrize("mark", [-999, [-999], "-999", ["z", -999.0], np.float32(-999)])
 def test_numbers_that_stand_for_missing_values_do_so_as_text_too(mark):
     frame = pd.DataFrame({"a": ["x", "y", "-999"] * 9, "b": [1.5, -999, -2.5] * 9})
+    if isinstance(mark, list) and "z" in mark:
+        frame.loc[0, "a"] = "z"
     schema = lb.load_data(frame, missing_values=mark).train.preprocessing.schema
     assert schema.find("a").categories == ("x", "y")
     assert schema.find("a").has_missing

@@ -474,7 +474,7 @@ def test_the_command_resumes_with_other_settings(recipe, tmp_path, capsys):
     assert config["resumed"] == [{"from_step": 2, "before": before}]
     code, line = command(capsys, "train", "--resume", out, "--batch-size", "7", "--epochs", "4")
     assert code == 2
-    assert "batch_size=32, not 7" in line
+    assert "--batch-size 32, not 7" in line
 
 
 # Files on a full disk

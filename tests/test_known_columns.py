@@ -74,12 +74,18 @@ def test_the_same_values_in_another_type_are_accepted(trained, values, codes):
     np.testing.assert_array_equal(read(values, infer(trained)), codes)
 
 
-@pytest.mark.parametrize("value", [10115, [10115]])
-def test_objects_of_several_kinds_are_refused(value):
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (10115, "give a column values of one type"),
+        ([10115], "values of the type list cannot be modelled"),
+    ],
+)
+def test_objects_of_several_kinds_are_refused(value, message):
     column = infer(CODES, unknown="other")
     values = np.array([None, "20095"], dtype=object)
     values[0] = value
-    with pytest.raises(DataError, match=r"give a column values of one type"):
+    with pytest.raises(DataError, match=message):
         read(values, column)
 
 

@@ -114,7 +114,7 @@ def test_marks_that_nothing_matches_are_named(tmp_path):
     frame.to_csv(tmp_path / "a.csv", index=False)
     frame.to_parquet(tmp_path / "a.parquet")
     for source in (frame, tmp_path / "a.csv", tmp_path / "a.parquet"):
-        with pytest.warns(UserWarning, match="no entry is -9 or 'foo'") as caught:
+        with pytest.warns(UserWarning, match="no entry is '-9' or 'foo'") as caught:
             lb.load_data(source, missing_values=["?", "foo", -9, "NA", float("nan")])
         assert len(caught) == 1
 

@@ -31,7 +31,7 @@ def _make_pattern() -> re.Pattern[str]:
     fields = {*read_settings(load_data).model_fields, *TrainingSettings.model_fields}
     names = "|".join(sorted({*fields, "samples", "draws"}))
     # After a colon, a setting says where a fault is, such as in a file.
-    return re.compile(rf"(?<![\w.-])(?<!: )({names})=({_VALUE})")
+    return re.compile(rf"(?<![\w.-])(?<!: )({names})=({_VALUE})(?! in Python)")
 
 
 def _write_match(match: re.Match[str]) -> str:
