@@ -123,7 +123,8 @@ def _describe_miwae(done: dict[str, Any]) -> list[str]:
             "entries of the training rows, so it also rewards learning these rows by heart. The",
             "usual settings prevent that by dropout and by hiding entries. Those of the notebook",
             "are 601 epochs of batches of 64 rows, the learning rate 0.001 and ReLU, without",
-            "dropout or hidden entries. The next section has the bounds of other rows.",
+            "dropout or hidden entries. The second table has the bounds of rows that the training",
+            "has not seen.",
         ),
         "",
         *table(
