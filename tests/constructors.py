@@ -127,9 +127,6 @@ COLUMNS = Schema(
         Column("answer", "ordinal", categories=(0, 1, 2), has_missing=True),
     )
 )
-TIMES = Schema(
-    (Column("load", "real"), Column("time", "time", spread=1e6, cycles=("day", "week"))), "pandas"
-)
 
 # What is given to each has the shape (4,).
 CONDITIONALS = {
@@ -279,7 +276,6 @@ CONDITIONALS = {
         (3,),
     ),
     "Columns": (lambda: lb.Columns(lb.mlp(4, 10), COLUMNS), (5,)),
-    "GivenTimes": (lambda: lb.GivenTimes(lb.Columns(lb.mlp(8, 4), TIMES)), (2,)),
     "SelfMasked": (lambda: lb.SelfMasked(lb.Columns(lb.mlp(4, 10), COLUMNS)), (5,)),
     "VampPrior of binary latents": (
         lambda: lb.VampPrior(lb.Bernoulli(lb.mlp(5, 3)), torch.rand(7, 5)),
@@ -308,7 +304,7 @@ UNCONDITIONAL = {
 WITHOUT_MOMENTS = {
     name
     for name in CONDITIONALS
-    if name.startswith(("Flow", "Autoregressive", "GivenTimes")) or name.endswith("relaxed")
+    if name.startswith(("Flow", "Autoregressive")) or name.endswith("relaxed")
 }
 
 # What is given to each has the shape (4,). The label is below 3, the size is a number, and the

@@ -1,6 +1,5 @@
 """What columns, their types, and the distributions of tables compute, beside values by hand."""
 
-import dataclasses
 import math
 import sys
 from pathlib import Path
@@ -16,7 +15,6 @@ from lowerbound.data import Column, Schema
 from lowerbound.data.frames import open_table
 from lowerbound.data.grids import Grid
 from lowerbound.data.inference import infer_schema
-from lowerbound.distributions import natural_point, tell_rows
 from lowerbound.evaluation.imputing import (
     Imputation,
     _choose_point,
@@ -306,71 +304,3 @@ def test_what_is_observed_is_scored_in_evaluations_and_some_of_it_in_training(mo
     assert not hidden[:, 1].any()
     complete = float((hidden[:, 0] & hidden[:, 2]).float().mean())
     assert 0.5 < complete < 0.8
-
-
-DATES = pd.to_datetime(
-    ["1994-02-28 23:59", "2001-07-04 06:00", "2024-03-10 18:30", "2024-12-31 00:00"]
-)
-
-
-@pytest.mark.parametrize("zone", [None, "Europe/Berlin"])
-def test_cycles_of_known_dates(zone):
-    """Over 30 years. Times with a zone have the cycles of UTC."""
-    times = DATES.tz_localize(zone)
-    frame = pd.DataFrame({"t": times.append(pd.DatetimeIndex([pd.NaT]).tz_localize(zone))})
-    clock = times.tz_convert("UTC") if zone else times
-    schema = infer_schema(open_table(frame.iloc[:4]))
-    schema = Schema((dataclasses.replace(schema.columns[0], cycles=("day", "week", "year")),))
-    values, observed = lb.data.schema.read_table(frame, schema)
-    inputs = lb.ColumnInputs(schema)
-    assert inputs.output_shape == (1 + 6 + 1,)
-    found = inputs(torch.cat([values, observed.float()], 1)).numpy()
-    hours = (clock.hour + clock.minute / 60).to_numpy()
-    days = hours / 24
-    weeks = (clock.day_of_week.to_numpy() - 3 + days) / 7  # 1970 began on a Thursday
-    years = (
-        clock.day_of_year.to_numpy() - 1 + days
-    ) / 365.2425  # leap days shift it by up to a day
-    for number, (turns, error) in enumerate([(days, 0.008), (weeks, 0.002), (years, 0.03)]):
-        sine, cosine = found[:4, 1 + number], found[:4, 4 + number]
-        np.testing.assert_allclose(sine, np.sin(2 * np.pi * turns), atol=error)
-        np.testing.assert_allclose(cosine, np.cos(2 * np.pi * turns), atol=error)
-    assert not found[4].any()
-
-
-def test_other_columns_are_scored_and_drawn_given_the_cycles_of_times():
-    """A linear network; the times themselves do not depend on their cycles."""
-    time = Column("time", "time", centre=3600.0, spread=86400.0, cycles=("day",))
-    schema = Schema((Column("load", "real"), time), "pandas")
-    network = torch.nn.Linear(3, 4)  # of one latent, and the sine and cosine
-    with torch.no_grad():
-        network.weight.copy_(torch.tensor([[0.5, 3.0, 1.0], [0.3, 2.0, 2.0], *[[0.0] * 3] * 2]))
-        network.bias.copy_(torch.tensor([0.1, 0.2, -1.0, 0.5]))
-    likelihood = lb.Masked(lb.GivenTimes(lb.Columns(network, schema)))
-    z, x = torch.tensor([[[2.0], [-1.0]]]), torch.tensor([[0.4, 5.25], [-0.3, 0.125]])
-    phase = 2 * math.pi * (x[:, 1] + 1 / 24)
-    load = 0.1 + 0.5 * z[0, :, 0] + 3 * phase.sin() + phase.cos()
-    alone = 0.1 + 0.5 * z[0, :, 0]
-    plain = lb.Columns(lb.constant(4), schema)
-
-    def score(loc):
-        raw = torch.stack([loc, 0.2 + 0.3 * z[0, :, 0], loc.new_full((2,), -1), loc * 0 + 0.5], 1)
-        return plain.from_parameters(raw).entrywise_log_prob(x)
-
-    seen = torch.ones(2, 2, dtype=torch.bool)
-    found = likelihood(z, observed=seen).entrywise_log_prob(x)[0]
-    torch.testing.assert_close(found, score(load), atol=1e-5, rtol=1e-5)
-    hidden = torch.tensor([[True, False], [True, True]])
-    found = likelihood(z, observed=hidden).entrywise_log_prob(x)[0]
-    expected = torch.stack([score(alone)[0] * torch.tensor([1.0, 0.0]), score(load)[1]])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
-    known = torch.tensor([[False, True], [False, False]])
-    p = tell_rows(likelihood(z.expand(4000, 2, 1), observed=known), x, known)
-    torch.manual_seed(0)
-    drawn, point = p.sample(), natural_point(p)
-    assert torch.allclose(point[0, :, 0], torch.stack([load[0], alone[1]]), atol=1e-5)
-    assert float(drawn[:, 0, 0].mean()) == pytest.approx(float(load[0]), abs=0.05)
-    turn = 2 * math.pi * (drawn[:, 1, 1] + 1 / 24)  # of times that are drawn first
-    rest = drawn[:, 1, 0] - alone[1] - 3 * turn.sin() - turn.cos()
-    assert abs(float(rest.mean())) < 0.05
-    assert float(rest.std()) < 0.6

@@ -30,9 +30,7 @@ from constructors import (
 
 # Rows of a table are data, and never latents.
 LATENTS = {
-    name: CONDITIONALS[name]
-    for name in CONDITIONALS
-    if name not in ("Columns", "GivenTimes", "SelfMasked")
+    name: CONDITIONALS[name] for name in CONDITIONALS if name not in ("Columns", "SelfMasked")
 }
 POSTERIORS = sorted(LATENTS.keys() - UNCONDITIONAL)
 

@@ -24,7 +24,6 @@ from lowerbound.errors import (
     SettingsError,
     UnsupportedError,
 )
-from lowerbound.evaluation import score_columns
 from lowerbound.evaluation.baseline import score_columns_alone
 from lowerbound.evaluation.imputing import _find_half_sample_modes
 from lowerbound.recipes import find_recipe
@@ -782,83 +781,3 @@ def test_pool_refuses_degrees_of_freedom_that_are_not_positive():
     for wrong in (0, True, "3", np.array([5.0, 6.0])):
         with pytest.raises(SettingsError, match=r"complete_degrees=.* must be a positive number"):
             lb.pool([1, 2], [1, 1], complete_degrees=wrong)
-
-
-def make_hours(rows: int, seed: int) -> pd.DataFrame:
-    """A load that depends on the hour of the day, with noise, at random times of two months."""
-    random = np.random.default_rng(seed)
-    minutes = random.integers(0, 60 * 24 * 60, rows)
-    load = 10 + 5 * np.sin(2 * np.pi * minutes / (24 * 60)) + random.normal(0, 0.5, rows)
-    time = pd.Timestamp("2024-01-01") + pd.to_timedelta(minutes, unit="min")
-    return pd.DataFrame({"time": time, "load": load})
-
-
-@pytest.fixture(scope="module")
-def of_hours() -> lb.TableModel:
-    """A model of which hour has which load, of rows some of which have no time."""
-    frame = make_hours(400, 0)
-    frame.loc[::10, "time"] = pd.NaT
-    data, recipe = lb.load_data(frame), find_recipe("table")
-    settings = {"latent": 2, "hidden": 16, "samples": 3, "dropout": 0.0}
-    model, objective = recipe.build(data, settings, seed=0)
-    short = {"steps": 250, "learning_rate": 0.01, "warmup_steps": 0, "progress": False, "seed": 0}
-    return lb.fit(model, objective, data.train, **(recipe.training | short)).model
-
-
-def test_a_column_is_predicted_from_the_hour_of_the_day(of_hours, tmp_path):
-    new = make_hours(200, 1)
-    holes = new.assign(load=np.nan)
-    imputed = lb.impute(of_hours, holes, point="mean", samples=100).table["load"]
-    # The noise is 0.5. Without cycles the error is that of the average load, 3.5.
-    assert np.sqrt(((imputed - new["load"]) ** 2).mean()) < 1.5
-    gains = {each.column: each.gain for each in score_columns(of_hours, new, samples=50)}
-    assert gains["load"] > 0.7
-    drawn = of_hours.sample(1000, seed=0)
-    hours = drawn["time"].dt.hour + drawn["time"].dt.minute / 60
-    assert np.corrcoef(drawn["load"], np.sin(2 * np.pi * hours / 24))[0, 1] > 0.5
-    given = pd.DataFrame({"time": pd.to_datetime(["2024-02-03 06:00", "2024-02-03 18:00"])})
-    averages = of_hours.sample(200, given=given, seed=0).groupby("time")["load"].mean()
-    assert averages.iloc[0] - averages.iloc[1] > 6
-    lb.save(of_hours, tmp_path / "hours.safetensors")
-    loaded = lb.load(tmp_path / "hours.safetensors")
-    assert loaded.schema.find("time").cycles == ("day", "week")
-    scores = [lb.score(model, new, 20).per_example for model in (of_hours, loaded)]
-    assert torch.equal(*scores)
-
-
-def test_rows_with_cycles_do_not_depend_on_the_rows_around_them(of_hours):
-    frame = make_hours(60, 2)
-    frame.loc[::2, "load"] = np.nan
-    frame.loc[1::4, "time"] = pd.NaT
-    whole = lb.impute(of_hours, frame, draws=2, seed=1, samples=50).tables[1]
-    part = lb.impute(of_hours, frame.iloc[:23], draws=2, seed=1, samples=50).tables[1]
-    pd.testing.assert_frame_equal(whole.iloc[:23], part)
-    scores = [lb.score(of_hours, each, 20).per_example for each in (frame, frame.iloc[:23])]
-    torch.testing.assert_close(scores[0][:23], scores[1], rtol=1e-6, atol=1e-6)
-
-
-def test_a_density_of_times_and_loads_integrates_to_one():
-    """Over a grid of both: the load given the hour, and the times without their cycles."""
-    torch.manual_seed(0)
-    time = Column("time", "time", spread=86400.0, cycles=("day",))
-    schema = Schema((Column("load", "real", spread=2.0), time), "pandas")
-    likelihood = lb.GivenTimes(lb.Columns(lb.mlp(3, 8, 4), schema)).double()
-    with torch.no_grad():
-        grid = torch.linspace(-60, 60, 1201, dtype=torch.float64)
-        rows = torch.cartesian_prod(grid, grid)
-        p = likelihood(torch.randn(1, 1, 1, dtype=torch.float64).expand(1, len(rows), 1))
-        density = p.log_prob(rows).exp().reshape(1201, 1201)
-    step = 0.1 * 2.0 * 0.1 * 86400.0
-    assert float(density.sum() * step) == pytest.approx(1.0, abs=1e-4)
-
-
-def test_models_with_cycles_refuse_other_likelihoods():
-    columns = lb.Columns(lb.mlp(2, 2), Schema((Column("a", "real"),)))
-    with pytest.raises(SettingsError, match="no column of the schema is a time with cycles"):
-        lb.GivenTimes(columns)
-    with pytest.raises(UnsupportedError, match="a Gaussian does not know the columns of a table"):
-        lb.GivenTimes(lb.Gaussian(lb.mlp(2, 2)))
-    time = Column("t", "time", cycles=("day",), has_missing=True)
-    likelihood = lb.GivenTimes(lb.Columns(lb.mlp(4, 2), Schema((time,))))
-    with pytest.raises(UnsupportedError, match="with GivenTimes they depend on times"):
-        lb.SelfMasked(likelihood)

@@ -24,7 +24,6 @@ from .conditionals import Gamma as Gamma
 from .conditionals import Gaussian as Gaussian
 from .conditionals import GaussianMixture as GaussianMixture
 from .conditionals import Given as Given
-from .conditionals import GivenTimes as GivenTimes
 from .conditionals import Hurdle as Hurdle
 from .conditionals import Laplace as Laplace
 from .conditionals import LogInput as LogInput

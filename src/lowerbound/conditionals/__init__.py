@@ -21,7 +21,6 @@ from lowerbound.conditionals.gaussian import (
     mean_field,
 )
 from lowerbound.conditionals.given import Given, Masked
-from lowerbound.conditionals.given_times import GivenTimes
 from lowerbound.conditionals.heavy_tails import Laplace, StudentT
 from lowerbound.conditionals.location_scale import LocationScale
 from lowerbound.conditionals.log_input import LogInput
@@ -64,7 +63,6 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "Given",
-    "GivenTimes",
     "Hurdle",
     "Laplace",
     "LocationScale",

@@ -13,48 +13,6 @@ from lowerbound.describe import describable
 from lowerbound.errors import ShapeError
 
 
-class CycleInputs(nn.Module):
-    r"""The sine and the cosine of each cycle of the times in rows of a table, 0 where not observed.
-
-    .. math:: \sin(2 \pi t / T), \quad \cos(2 \pi t / T)
-
-    for times t in seconds since 1970, in UTC if the column has a time zone, and the period T. The
-    rows are float32, so the phase of the day is exact to two minutes if times cover 30 years.
-
-    Args:
-        schema: the columns.
-
-    Example:
-        >>> from lowerbound.data import Column, Schema
-        >>> inputs = CycleInputs(Schema((Column("t", "time", spread=3600.0, cycles=("day",)),)))
-        >>> inputs(torch.tensor([[12.0]]), torch.tensor([[1.0]])).abs().round(decimals=4)
-        tensor([[0., 1.]])
-    """
-
-    times: Tensor
-    turns: Tensor
-    first_turns: Tensor
-
-    def __init__(self, schema: Schema) -> None:
-        super().__init__()
-        cycles = [(column, PERIODS[each]) for column in schema.modelled for each in column.cycles]
-        self.size = 2 * len(cycles)
-        times = [schema.places[column.name].start for column, _ in cycles]
-        turns = [column.spread / period for column, period in cycles]
-        # Whole turns are left out while all digits are known: the numbers of a row are float32.
-        first_turns = [column.centre / period % 1 for column, period in cycles]
-        self.register_buffer("times", torch.tensor(times, dtype=torch.long), persistent=False)
-        self.register_buffer("turns", torch.tensor(turns), persistent=False)
-        self.register_buffer("first_turns", torch.tensor(first_turns), persistent=False)
-
-    def forward(self, values: Tensor, observed: Tensor) -> Tensor:
-        """The inputs ``[*leading, size]`` of numbers of rows and their mask, ``[*leading, D]``."""
-        turns = values[..., self.times] * self.turns + self.first_turns
-        angles = 2 * math.pi * (turns - turns.floor())
-        seen = observed[..., self.times]
-        return torch.cat([angles.sin() * seen, angles.cos() * seen], -1)
-
-
 @describable
 class ColumnInputs(nn.Module):
     r"""The inputs of an encoder for rows of a table with entries that are not observed.
@@ -88,6 +46,9 @@ class ColumnInputs(nn.Module):
     is_count: Tensor
     centre: Tensor
     spread: Tensor
+    times: Tensor
+    turns: Tensor
+    first_turns: Tensor
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -111,8 +72,15 @@ class ColumnInputs(nn.Module):
         self.register_buffer("is_count", torch.tensor(is_count), persistent=False)
         self.register_buffer("centre", centre.contiguous(), persistent=False)
         self.register_buffer("spread", spread.contiguous(), persistent=False)
-        self.cycles = CycleInputs(schema)
-        self.output_shape = (len(columns) + self.cycles.size + len(entries),)
+        cycles = [(column, PERIODS[each]) for column in schema.modelled for each in column.cycles]
+        self.output_shape = (len(columns) + 2 * len(cycles) + len(entries),)
+        times = [schema.places[column.name].start for column, _ in cycles]
+        turns = [column.spread / period for column, period in cycles]
+        # Whole turns are left out while all digits are known: the numbers of a row are float32.
+        first_turns = [column.centre / period % 1 for column, period in cycles]
+        self.register_buffer("times", torch.tensor(times, dtype=torch.long), persistent=False)
+        self.register_buffer("turns", torch.tensor(turns), persistent=False)
+        self.register_buffer("first_turns", torch.tensor(first_turns), persistent=False)
 
     def forward(self, rows: Tensor) -> Tensor:
         """The inputs ``[*leading, F]`` of rows with their mask, ``[*leading, 2 D]``."""
@@ -127,8 +95,18 @@ class ColumnInputs(nn.Module):
         numbers = (numbers - self.centre) / self.spread
         chosen = values[..., self.columns] == self.levels
         inputs = torch.where(self.levels < 0, numbers[..., self.columns], chosen.to(rows.dtype))
-        cycles = self.cycles(values, observed)
-        return torch.cat([inputs * observed[..., self.columns], cycles, observed], -1)
+        turns = values[..., self.times] * self.turns + self.first_turns
+        angles = 2 * math.pi * (turns - turns.floor())
+        seen = observed[..., self.times]
+        return torch.cat(
+            [
+                inputs * observed[..., self.columns],
+                angles.sin() * seen,
+                angles.cos() * seen,
+                observed,
+            ],
+            -1,
+        )
 
 
 def _scale_inputs(entry: Entry) -> tuple[float, float]:

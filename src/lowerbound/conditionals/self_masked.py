@@ -13,7 +13,6 @@ from torch.distributions import Distribution
 from lowerbound.conditionals.base import select_fields
 from lowerbound.conditionals.columns import Columns
 from lowerbound.conditionals.given import Masked, unwrap
-from lowerbound.conditionals.given_times import GivenTimes
 from lowerbound.data.columns import Entry
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.describe import describable
@@ -200,7 +199,7 @@ class SelfMasked(Masked):
             missing at random.
 
     Raises:
-        UnsupportedError: if ``part`` is not made of :class:`Columns`, or of :class:`GivenTimes`.
+        UnsupportedError: if ``part`` is not made of :class:`Columns`.
         SettingsError: if no column has missing values, or for a slope beyond 8.
 
     Source: Ipsen, Mattei & Frellsen 2021, "not-MIWAE: deep generative modelling with missing not at
@@ -226,12 +225,6 @@ class SelfMasked(Masked):
         if not isinstance(columns, Columns):
             raise UnsupportedError(
                 f"SelfMasked: a {type(columns).__name__} does not know the columns of a table; use "
-                "lb.SelfMasked(lb.Columns(network, schema))"
-            )
-        if any(isinstance(module, GivenTimes) for module in part.modules()):
-            raise UnsupportedError(
-                "SelfMasked: missing values can be integrated out only if columns are independent "
-                "given z, and with GivenTimes they depend on times; use "
                 "lb.SelfMasked(lb.Columns(network, schema))"
             )
         if slope is not None and not abs(slope) <= _STEEPEST:

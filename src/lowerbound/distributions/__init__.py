@@ -4,13 +4,7 @@ from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.categorical import FactorialCategorical, FactorialCodes
 from lowerbound.distributions.cells import Cells
 from lowerbound.distributions.codes import CodePoint, EmbeddedSequence, FactorialCodeVectors
-from lowerbound.distributions.columns import (
-    RowDistribution,
-    RowsGivenTimes,
-    Units,
-    choose_distributions,
-    tell_rows,
-)
+from lowerbound.distributions.columns import RowDistribution, Units, choose_distributions
 from lowerbound.distributions.continuous_bernoulli import (
     FactorialContinuousBernoulli,
     find_logit_of_mean,
@@ -101,7 +95,6 @@ __all__ = [
     "ReportingDistribution",
     "Rescaled",
     "RowDistribution",
-    "RowsGivenTimes",
     "SelfMaskedDistribution",
     "SideBySide",
     "SphereUniform",
@@ -131,6 +124,5 @@ __all__ = [
     "outline",
     "shift_normal",
     "soft_clamp",
-    "tell_rows",
     "unwrap_independent",
 ]

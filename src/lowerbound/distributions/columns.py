@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -114,8 +114,14 @@ class RowDistribution(SideBySide):
     def choose(self, index: Tensor) -> RowDistribution:
         """Some of the K distributions of each row, see :func:`choose_distributions`."""
 
+        def gather(parameters: Tensor) -> Tensor:
+            if parameters.dim() <= index.dim():  # the same for all rows
+                return parameters
+            places = index.reshape(*index.shape, *(1,) * (parameters.dim() - index.dim()))
+            return parameters.gather(0, places.expand(*index.shape, *parameters.shape[2:]))
+
         parts: list[Any] = list(self.parts)
-        chosen = [part.change_parameters(lambda each: _gather(each, index)) for part in parts]
+        chosen = [part.change_parameters(gather) for part in parts]
         return RowDistribution(chosen, self.order, self.units, is_discrete=self.is_discrete)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -129,119 +135,6 @@ class RowDistribution(SideBySide):
             entrywise_log_prob(part, piece) for part, piece in zip(self.parts, pieces, strict=True)
         ]
         return self._concatenate(terms) + self.units.log_slopes(value)
-
-
-def _gather(parameters: Tensor, index: Tensor) -> Tensor:
-    if parameters.dim() <= index.dim():  # the same for all rows
-        return parameters
-    places = index.reshape(*index.shape, *(1,) * (parameters.dim() - index.dim()))
-    return parameters.gather(0, places.expand(*index.shape, *parameters.shape[2:]))
-
-
-Condition = Callable[[Tensor, Tensor, Tensor], RowDistribution]
-
-
-class RowsGivenTimes(RowDistribution):
-    r"""Rows of a table whose other entries also depend on the times of the row.
-
-    .. math:: p(x \mid z) = \prod_{t\ \text{a time}} p(x_t \mid z) \prod_{\text{others } d}
-        p(x_d \mid z, x_{\text{times}})
-
-    A draw therefore draws the times first, unless they are known, see :func:`tell_rows`. Parts are
-    those of rows of which no time is observed.
-
-    Args:
-        base: the rows if no time is observed; it has the distribution of the times.
-        latents: z, ``[*batch, J]``.
-        condition: from latents, rows and their mask to the distribution of the other entries.
-        is_time: which entries are times, boolean, ``[D]``.
-        observed: which entries of a value are observed; ``None`` if all are.
-        known: rows, and which of their entries draws keep.
-    """
-
-    def __init__(
-        self,
-        base: RowDistribution,
-        latents: Tensor,
-        condition: Condition,
-        is_time: Tensor,
-        *,
-        observed: Tensor | None = None,
-        known: tuple[Tensor, Tensor] | None = None,
-    ) -> None:
-        super().__init__(base.parts, base.order, base.units, is_discrete=base.is_discrete)
-        self.base_rows = base
-        self.latents = latents
-        self.condition = condition
-        self.is_time = is_time
-        self.observed = observed
-        self.known = known
-
-    def of_observed(self, observed: Tensor) -> RowsGivenTimes:
-        """The same distribution, if only these entries of a value are observed."""
-        return self._change(self.base_rows, self.latents, observed=observed)
-
-    def of_rows(self, rows: Tensor, observed: Tensor) -> RowsGivenTimes:
-        """The same distribution, whose draws have the observed times of these rows."""
-        return self._change(self.base_rows, self.latents, known=(rows, observed))
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> RowsGivenTimes:
-        """The same distribution, repeated over ``batch_shape``."""
-        latents = self.latents.expand(*batch_shape, self.latents.shape[-1])
-        return self._change(self.base_rows.expand(batch_shape), latents)
-
-    def choose(self, index: Tensor) -> RowsGivenTimes:
-        """Some of the K distributions of each row, see :func:`choose_distributions`."""
-        return self._change(self.base_rows.choose(index), _gather(self.latents, index))
-
-    def _change(self, base: RowDistribution, latents: Tensor, **changes: Any) -> RowsGivenTimes:
-        others = {"observed": self.observed, "known": self.known} | changes
-        return RowsGivenTimes(base, latents, self.condition, self.is_time, **others)
-
-    def entrywise_log_prob(self, value: Tensor) -> Tensor:
-        """The log probability of each number, in nats, ``[*batch, D]``."""
-        observed = torch.ones_like(value) if self.observed is None else self.observed
-        others = self.condition(self.latents, value, observed).entrywise_log_prob(value)
-        return torch.where(self.is_time, self.base_rows.entrywise_log_prob(value), others)
-
-    def sample(self, sample_shape: Any = ()) -> Tensor:
-        """Draws, ``[*sample_shape, *batch, D]``."""
-        rows = self.base_rows.sample(sample_shape)
-        if self.known is not None:
-            known, observed = self.known
-            rows = torch.where(observed, known, rows)
-        others = self.condition(self.latents, rows, torch.ones_like(rows)).sample()
-        return torch.where(self.is_time, rows, others)
-
-    @property
-    def mean(self) -> Tensor:
-        """Not known: other entries depend on times in any way."""
-        raise NotImplementedError
-
-    variance = mean
-
-    @property
-    def point(self) -> Tensor:
-        """The means of the times, and of other entries given the times known, ``[*batch, D]``."""
-        point = self.base_rows.mean
-        if self.known is None:
-            return point
-        return torch.where(self.is_time, point, self.condition(self.latents, *self.known).mean)
-
-
-def tell_rows(p: Distribution, rows: Tensor, observed: Tensor) -> Distribution:
-    """Tell a distribution of rows which of their entries are known, for the draws of the others.
-
-    Args:
-        p: the distribution, batch shape ``[M, B]``.
-        rows: the rows, ``[B, D]``.
-        observed: which of their entries are known, ``[B, D]``.
-    """
-    if isinstance(p, WrappedDistribution):
-        return p.with_base(tell_rows(p.base, rows, observed))
-    if isinstance(p, RowsGivenTimes):
-        return p.of_rows(rows, observed)
-    return p
 
 
 def choose_distributions(p: Distribution, index: Tensor) -> Distribution:

@@ -181,14 +181,10 @@ class MaskedDistribution(WrappedDistribution):
 
 
 def tell_observed(distribution: Distribution, observed: Tensor) -> Distribution:
-    """Tell a distribution which entries of a value count, if it depends on other entries.
-
-    Such a distribution has a method ``of_observed``.
-    """
-    own = getattr(distribution, "of_observed", None)
-    if own is None:
-        return distribution
-    return cast(Distribution, own(observed))
+    """Tell a distribution which entries of a value count, if it learns from the values."""
+    if isinstance(distribution, WrappedDistribution):
+        return distribution.of_observed(observed)
+    return distribution
 
 
 def learns_from_values(distribution: Distribution) -> bool:

@@ -17,7 +17,6 @@ from torch.distributions import (
 )
 
 from lowerbound.distributions.categorical import FactorialCodes
-from lowerbound.distributions.columns import RowsGivenTimes
 from lowerbound.distributions.entries import MaskedDistribution
 from lowerbound.distributions.one_hot import FactorialOneHot, RelaxedOneHot
 from lowerbound.distributions.sequences import CodeSequence
@@ -84,12 +83,6 @@ def _choose_point_with_zeros(distribution: Any) -> Tensor:
     others = base.logits.narrow(base.axis, 1, base.levels - 1).argmax(base.axis) + 1
     scores = distribution.entrywise_log_prob(others.to(base.logits.dtype))
     return torch.where(distribution.log_zero > scores, 0, others).to(base.logits.dtype)
-
-
-@natural_point.register(RowsGivenTimes)
-def _choose_point_of_rows(distribution: Any) -> Tensor:
-    point: Tensor = distribution.point
-    return point
 
 
 @natural_point.register(MaskedDistribution)

@@ -28,7 +28,7 @@ from lowerbound.data.schema import (
 )
 from lowerbound.data.table_files import read_rows
 from lowerbound.describe import describable
-from lowerbound.distributions import choose_distributions, choose_point, tell_rows
+from lowerbound.distributions import choose_distributions, choose_point
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, UnsupportedError
 from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.latent import LatentModel
@@ -67,8 +67,6 @@ class TableModel(LatentModel):
             :class:`lowerbound.ColumnInputs`.
         likelihood: ``lb.Masked(lb.Columns(network, schema))``, if values are missing at random; or
             ``lb.SelfMasked(lb.Columns(network, schema))``, which also models why they are missing.
-            In ``lb.Masked(lb.GivenTimes(lb.Columns(network, schema)))`` the other columns depend on
-            the hour of the day, the weekday or the season of a time.
         hide: the share of the rows of a training batch of which some entries are hidden.
 
     Raises:
@@ -330,11 +328,9 @@ def complete_rows(
             # Each draw of z was decoded for its weight, which takes most of the time.
             assert draw.p is not None
             p = choose_distributions(draw.p, index)
-            observed = given.get(OBSERVED)
-            if observed is not None:
-                p = tell_rows(p, x, observed)
             with noise.for_foreign(draws, len(x), of_pairs=True):
                 new = choose_point(p, get_device(model)) if mean else p.sample()
+            observed = given.get(OBSERVED)
             if observed is not None:
                 new = torch.where(observed, x, new)
             yield new, draw.log_w

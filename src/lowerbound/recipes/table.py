@@ -91,12 +91,8 @@ def table(
     schema = _get_schema(form, "table")
     latent, hidden = _choose_sizes(latent, hidden, form.rows)
     dropout = _choose_dropout(dropout, form.rows)
-    cycles = lb.GivenTimes.count_inputs(schema)
-    posterior, columns = _compose(
-        schema, latent, [hidden] * layers, activation, dropout, cycles=cycles
-    )
-    likelihood = lb.Masked(lb.GivenTimes(columns) if cycles else columns)
-    model = lb.TableModel(lb.StandardNormal(latent), posterior, likelihood, hide)
+    posterior, columns = _compose(schema, latent, [hidden] * layers, activation, dropout)
+    model = lb.TableModel(lb.StandardNormal(latent), posterior, lb.Masked(columns), hide)
     return model, lb.IWAE(samples)
 
 
@@ -180,7 +176,7 @@ def _choose_dropout(asked: float | None, rows: int | None) -> float:
 
 
 def _compose(
-    schema: Any, latent: int, widths: list[int], activation: str, dropout: float, *, cycles: int = 0
+    schema: Any, latent: int, widths: list[int], activation: str, dropout: float
 ) -> "tuple[nn.Module, nn.Module]":
     """Compose the posterior given the observed entries, and the likelihood of complete rows."""
     from torch import nn
@@ -188,7 +184,7 @@ def _compose(
     inputs = lb.ColumnInputs(schema)
     encoder = lb.mlp(inputs.output_shape, *widths, 2 * latent, activation=activation)
     decoder = lb.mlp(
-        latent + cycles,
+        latent,
         *widths,
         lb.Columns.count_outputs(schema),
         activation=activation,
