@@ -8,8 +8,6 @@ COLUMN, INFERENCE, SCHEMA = "data/columns.py", "data/inference.py", "data/schema
 KNOWN = "data/known_columns.py"
 NUMBER_TYPES = "data/number_types.py"
 LIKELIHOOD, ROWS = "conditionals/columns.py", "distributions/columns.py"
-INPUTS, GIVEN_TIMES = "conditionals/column_inputs.py", "conditionals/given_times.py"
-CYCLES = "data/cycles.py"
 MODEL, IMPUTING = "models/table.py", "evaluation/imputing.py"
 POOLING = "evaluation/pooling.py"
 ROW_SCORES, COLUMN_SCORES = "evaluation/row_scores.py", "evaluation/column_scores.py"
@@ -186,52 +184,16 @@ MUTATIONS = [
         "Ordered categories have no curvature.",
     ),
     Mutation(
-        INPUTS,
-        "return torch.cat([inputs * observed[..., self.columns], cycles, observed], -1)",
-        "return torch.cat([inputs, cycles, observed], -1)",
+        LIKELIHOOD,
+        "return torch.cat([inputs * observed[..., self.columns], observed], -1)",
+        "return torch.cat([inputs, observed], -1)",
         "The encoder sees the values that stand in place of missing ones.",
     ),
     Mutation(
-        INPUTS,
+        LIKELIHOOD,
         "numbers = torch.where(self.is_count, values.clamp(min=0).log1p(), values)",
         "numbers = values",
         "The encoder sees counts instead of their logarithms.",
-    ),
-    Mutation(
-        INPUTS,
-        "turns = [column.spread / period for column, period in cycles]",
-        "turns = [1 / period for column, period in cycles]",
-        "The phase of a cycle is that of the standardised time.",
-    ),
-    Mutation(
-        INPUTS,
-        "return torch.cat([angles.sin() * seen, angles.cos() * seen], -1)",
-        "return torch.cat([angles.sin(), angles.cos()], -1)",
-        "A missing time has the cycles of the average time.",
-    ),
-    Mutation(
-        CYCLES,
-        "closest <= period / 2",
-        "closest <= period",
-        "Whole dates have a daily cycle.",
-    ),
-    Mutation(
-        ROWS,
-        "return torch.where(self.is_time, self.base_rows.entrywise_log_prob(value), others)",
-        "return others",
-        "Times are scored given their own cycles, which is not a density.",
-    ),
-    Mutation(
-        ROWS,
-        "rows = torch.where(observed, known, rows)",
-        "rows = torch.where(observed, rows, rows)",
-        "Draws of other columns do not belong to the times that are known.",
-    ),
-    Mutation(
-        GIVEN_TIMES,
-        "return self._decode(z, self.cycles(rows, observed))",
-        "return self._decode(z, self.cycles(rows, torch.ones_like(rows)))",
-        "Other columns are scored given the placeholder of a missing time.",
     ),
     Mutation(
         LIKELIHOOD,

@@ -101,7 +101,7 @@ class Column:
         zone: the time zone of times, such as ``"Europe/Berlin"``; empty for times without one.
         label: the name of the column in its frame, if it is a whole number and not text.
         has_missing: whether values were missing in the table from which it was inferred.
-        cycles: those of times whose phases are inputs of networks: ``"day"``, ``"week"`` or
+        cycles: those of times whose phase is an input of the encoder: ``"day"``, ``"week"`` or
             ``"year"``. The numbers of a row do not depend on them, nor does equality.
 
     Example:
