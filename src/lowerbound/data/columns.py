@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.data.cycles import Cycle
 from lowerbound.data.grids import Grid
 from lowerbound.describe import describable
 from lowerbound.errors import DataError
@@ -101,8 +100,6 @@ class Column:
         zone: the time zone of times, such as ``"Europe/Berlin"``; empty for times without one.
         label: the name of the column in its frame, if it is a whole number and not text.
         has_missing: whether values were missing in the table from which it was inferred.
-        cycles: those of times whose phase is an input of the encoder: ``"day"``, ``"week"`` or
-            ``"year"``. The numbers of a row do not depend on them, nor does equality.
 
     Example:
         >>> income = Column("income", "positive", atoms=(0.0,), centre=3.0, spread=0.5)
@@ -127,7 +124,6 @@ class Column:
     zone: str = ""
     label: int | None = None
     has_missing: bool = False
-    cycles: tuple[Cycle, ...] = field(default=(), compare=False)
 
     @property
     def is_modelled(self) -> bool:

@@ -21,7 +21,6 @@ from lowerbound.data.columns import (
     Schema,
     join_names,
 )
-from lowerbound.data.cycles import find_cycles
 from lowerbound.data.frames import RawTable
 from lowerbound.data.grids import find_step
 from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_atom, infer_type
@@ -64,7 +63,6 @@ def infer_schema(
     - Numbers above 0 that vary by factors are positive, and so are such numbers with many zeros:
       a fifth of the values, or 2% if no other value is a third as frequent. Numbers from 0 to 1
       are proportions, and other numbers are real. Values that are frequent become atoms.
-    - Dates and times have the cycles day, week and year, as far as their values can show these.
     - A column with a single value is constant, and is left out. 0 and 1 are boolean, and two other
       whole numbers that are frequent are ordinal.
 
@@ -263,8 +261,6 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
         logarithms = np.log1p(seen)
         return replace(column, centre=float(logarithms.mean()), spread=_find_spread(logarithms))
     column = replace(column, atoms=_find_atoms(column, seen))
-    if column.type == "time":
-        column = replace(column, cycles=find_cycles(seen))
     rest = seen[~np.isin(seen, column.atoms)]
     if not len(rest):  # all values are atoms
         return column
