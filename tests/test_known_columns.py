@@ -108,3 +108,8 @@ def test_the_remedy_for_an_unknown_category_suits_the_column(trained, asked, val
     column = infer(trained, asked)
     with pytest.raises(DataError, match=f"is {value!r} in row 0, which is not a .*{ending}$"):
         read([value], column)
+
+
+def test_a_model_that_was_trained_on_truth_values_as_numbers_still_reads_them():
+    column = Column("a", "real", dtype="Boolean", centre=0.5, spread=0.5)
+    np.testing.assert_array_equal(read(np.array([True, False]), column), [1, 0])

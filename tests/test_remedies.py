@@ -108,3 +108,18 @@ def test_an_estimator_takes_no_path():
 def test_a_column_of_a_similar_name_is_suggested():
     found = suggest_names(["income", "age"], ["Income ", "zip"])
     assert found == ". Not used is 'Income ', which is similar; rename it to 'income'"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "runs/seed=01: the folder does not exist",
+        "runs/steps=1000/x: does not exist",
+        "epochs=2024-01-01.csv",
+        "samples=1e",
+        "missing_values=[nan, '?']",
+        "train with columns={'Income, EUR': 'real'}",
+    ],
+)
+def test_what_is_no_setting_or_no_option_stays_as_it_is(message):
+    assert write_as_options(message) == message

@@ -265,6 +265,17 @@ def test_numbers_that_the_training_data_exclude_are_embedded_and_kept():
     assert filled.notna().all(axis=None)
 
 
+@pytest.mark.parametrize("scale", [1, 0.01])
+def test_impossible_numbers_cost_by_the_number_of_rows_or_whole_weights(scale):
+    frame = make_numbers_of_all_types()[["ordinal", "real"]]
+    weights = np.full(len(frame), 3 * scale)
+    detector = VAEOutlierDetector(steps=5, random_state=0).fit(frame, sample_weight=weights)
+    row = frame[:1].astype(float)
+    scores = [detector.score_samples(row.assign(ordinal=each))[0] for each in (5.0, 6.0)]
+    rows = 300 if scale == 1 else 100
+    assert scores[0] - scores[1] == pytest.approx(np.log(rows + 1) + 2 * np.log(1.25))
+
+
 def test_integers_go_through_cross_validation():
     counts = np.random.default_rng(0).poisson(2, (60, 5))
     scores = cross_val_score(VAE(steps=5, random_state=0), counts, cv=3, error_score="raise")

@@ -10,10 +10,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import csv as arrow_csv
+from pyarrow import parquet
 
+import lowerbound as lb
 from lowerbound.data.columns import Column, Schema
 from lowerbound.data.completing import complete_text, keep_types, widen_columns
 from lowerbound.data.csv_text import convert_to_schema
+from lowerbound.data.dictionaries import join_orders
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.known_columns import read_column
@@ -252,3 +255,37 @@ def test_written_cells_are_read_again(tmp_path):
     with pytest.raises(DataError, match="another type than in the rows before"):
         write_parts(tmp_path / "a.parquet", pa.table({"x": [1]}), pa.table({"x": ["text"]}))
     assert [path.name for path in tmp_path.iterdir()] == ["out.csv"]
+
+
+def test_orders_of_categories_agree_with_all_lists_or_with_the_first():
+    levels = ["low", "middle", "high"]
+    assert join_orders(["a"], ["b"], ["b", "a"]) == ["b", "a"]
+    assert join_orders(["low", "high"], ["middle"], ["low", "middle", "high"]) == levels
+    assert join_orders(["a", "b"], ["b", "a", "c"]) == ["a", "b", "c"]
+    assert join_orders(["a", "c"], ["b"]) == ["a", "c", "b"]
+
+
+def test_ordered_categories_of_three_groups_of_rows_have_the_order_of_all(tmp_path):
+    levels = ["low", "middle", "high"]
+    kind = pa.dictionary(pa.int8(), pa.string(), ordered=True)
+    chunks = [
+        pa.DictionaryArray.from_arrays(
+            pa.array([0, len(labels) - 1] * 15, pa.int8()), labels, ordered=True
+        )
+        for labels in (["low", "high"], ["middle"], levels)
+    ]
+    path = tmp_path / "levels.parquet"
+    with parquet.ParquetWriter(path, pa.schema([("level", kind)])) as writer:
+        for chunk in chunks:
+            writer.write_table(pa.table({"level": chunk}))
+    schema = lb.load_data(path, test_fraction=0).train.preprocessing.schema
+    assert schema.find("level").categories == tuple(levels)
+
+
+def test_feather_files_with_categories_as_views_of_text_are_read(tmp_path):
+    pl = pytest.importorskip("polars")
+    values = ["a", "b", None] * 20
+    frame = pl.DataFrame({"c": pl.Series(values).cast(pl.Categorical), "x": [1.5, 2.0, 7.25] * 20})
+    frame.write_ipc(tmp_path / "p.feather")
+    schema = lb.load_data(tmp_path / "p.feather", test_fraction=0).train.preprocessing.schema
+    assert schema.find("c").categories == ("a", "b")

@@ -30,8 +30,8 @@ def write_as_options(message: str) -> str:
 def _make_pattern() -> re.Pattern[str]:
     fields = {*read_settings(load_data).model_fields, *TrainingSettings.model_fields}
     names = "|".join(sorted({*fields, "samples", "draws"}))
-    # After a colon, a setting says where a fault is, such as in a file.
-    return re.compile(rf"(?<![\w.-])(?<!: )({names})=({_VALUE})(?! in Python)")
+    # After a colon, a setting says where a fault is, such as in a file; paths stay as they are.
+    return re.compile(rf"(?<![\w.'\"/\\-])(?<!: )({names})=({_VALUE})(?![\w/\\]| in Python)")
 
 
 def _write_match(match: re.Match[str]) -> str:
@@ -41,12 +41,17 @@ def _write_match(match: re.Match[str]) -> str:
     flag = f"--{match[1].replace('_', '-')}"
     if match[2] in ("", "True"):
         return flag
-    return f"{flag} {shlex.quote(_write_value(ast.literal_eval(match[2])))}"
+    try:
+        value = ast.literal_eval(match[2])
+    except (ValueError, SyntaxError):  # no value of Python
+        return match[0]
+    parts = _list_parts(value)
+    if any("," in part for part in parts):  # an option would take it for two
+        return match[0]
+    return f"{flag} {shlex.quote(','.join(parts))}"
 
 
-def _write_value(value: Any) -> str:
+def _list_parts(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return ",".join(f"{name}={each}" for name, each in value.items())
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return str(value)
+        return [f"{name}={each}" for name, each in value.items()]
+    return [str(each) for each in (value if isinstance(value, list) else [value])]

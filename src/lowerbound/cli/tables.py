@@ -132,7 +132,8 @@ def score(
 ) -> None:
     """Write log p(x) of each row of a table, its standard error, and which values are surprising.
 
-    The first columns are the number of the row, counted from 0, and the identifiers of the table.
+    The first columns are the number of the row, counted from 0, and the identifiers of the table,
+    with an underscore if a column of the result has the same name.
     The column doubtful says which estimates are not to be trusted. The columns given_others:NAME
     are log p of a value given all other values of its row, in nats.
     """
@@ -149,10 +150,13 @@ def score(
         for part in iterate_tables(data, _ROWS, model.schema):
             examples = make_table_examples(part, model.schema, name=str(data), first_row=rows)
             found = score_table(model, examples, samples, seed=seed)
+            scores = found.to_frame("pyarrow")
             columns: dict[str, Any] = {"row": range(rows, rows + part.num_rows)}
             identifiers = (each.name for each in model.schema.columns if each.type == "identifier")
-            columns |= {name: part[name] for name in identifiers if name in part.column_names}
-            scores = found.to_frame("pyarrow")
+            for name in identifiers:
+                if name in part.column_names:
+                    taken = name in ("row", *scores.column_names)
+                    columns[f"{name}_" if taken else name] = part[name]
             columns |= dict(zip(scores.column_names, scores.columns, strict=True))
             writer.write(make_frame(columns, "pyarrow"))
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()

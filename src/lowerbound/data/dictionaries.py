@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,25 +20,42 @@ def is_dictionary(kind: Any) -> bool:
 def join_orders(*orders: Iterable[Any]) -> list[Any]:
     """The categories of several lists, in an order that agrees with all of them if there is one.
 
-    Where the lists contradict each other, the order is that of an earlier list.
+    Where the lists leave an order open, or contradict each other, the category that appears first
+    comes first.
 
     Example:
         >>> join_orders(["low", "high"], ["low", "middle", "high", "top"])
         ['low', 'middle', 'high', 'top']
+        >>> join_orders(["low", "high"], ["middle"], ["low", "middle", "high"])
+        ['low', 'middle', 'high']
     """
-    start = object()
-    following: dict[Any, Any] = {start: start}  # each category, and the one after it
-    for order in orders:
-        last: Any = start
-        for category in order:
-            if category not in following:
-                following[last], following[category] = category, following[last]
-            last = category
-    joined, each = [], following[start]
-    while each is not start:
-        joined.append(each)
-        each = following[each]
-    return joined
+    lists = [list(order) for order in orders]
+    categories = list(dict.fromkeys(itertools.chain(*lists)))
+    place = {category: number for number, category in enumerate(categories)}
+    pairs = {
+        (place[one], place[next_]) for each in lists for one, next_ in itertools.pairwise(each)
+    }
+    following: dict[int, list[int]] = {number: [] for number in place.values()}
+    waits_for = dict.fromkeys(place.values(), 0)
+    for one, next_ in pairs:
+        following[one].append(next_)
+        waits_for[next_] += 1
+    ready = [number for number, count in waits_for.items() if not count]
+    joined: dict[int, None] = {}
+    # In each turn of the loop, the next category; the first one left, if all wait for each other.
+    left = iter(place.values())
+    while len(joined) < len(categories):
+        number = (
+            heapq.heappop(ready) if ready else next(each for each in left if each not in joined)
+        )
+        if number in joined:
+            continue
+        joined[number] = None
+        for next_ in following[number]:
+            waits_for[next_] -= 1
+            if not waits_for[next_]:
+                heapq.heappush(ready, next_)
+    return [categories[number] for number in joined]
 
 
 def list_dictionary(cells: Any) -> list[Any]:
@@ -46,7 +65,28 @@ def list_dictionary(cells: Any) -> list[Any]:
 
 def decode(cells: Any) -> Any:
     """The cells of a column as values, which a dictionary may have."""
-    return cells.cast(cells.type.value_type) if is_dictionary(cells.type) else cells
+    import pyarrow
+
+    if not is_dictionary(cells.type):
+        return cells
+    kind = _find_value_type(cells.type)
+    if kind != cells.type.value_type:
+        chunks = [
+            pyarrow.DictionaryArray.from_arrays(
+                chunk.indices, pyarrow.array(chunk.dictionary.to_pylist(), kind)
+            )
+            for chunk in cells.chunks
+        ]
+        cells = pyarrow.chunked_array(chunks, pyarrow.dictionary(cells.type.index_type, kind))
+    return cells.cast(kind)
+
+
+def _find_value_type(kind: Any) -> Any:
+    """The type of the values of a dictionary; pyarrow cannot decode text as views."""
+    import pyarrow
+
+    is_view = pyarrow.types.is_string_view(kind.value_type)
+    return pyarrow.large_string() if is_view else kind.value_type
 
 
 def encode(cells: Any, categories: Sequence[Any], kind: Any) -> Any:
@@ -60,7 +100,8 @@ def encode(cells: Any, categories: Sequence[Any], kind: Any) -> Any:
     import pyarrow
     from pyarrow import compute
 
-    dictionary, index = pyarrow.array(categories, kind.value_type), kind.index_type
+    values, index = _find_value_type(kind), kind.index_type
+    dictionary = pyarrow.array(categories, values)
     if len(categories) > np.iinfo(index.to_pandas_dtype()).max:
         index = pyarrow.int32()
     encoded = [
@@ -71,19 +112,18 @@ def encode(cells: Any, categories: Sequence[Any], kind: Any) -> Any:
         )
         for chunk in decode(cells).chunks
     ]
-    return pyarrow.chunked_array(
-        encoded, pyarrow.dictionary(index, kind.value_type, ordered=kind.ordered)
-    )
+    return pyarrow.chunked_array(encoded, pyarrow.dictionary(index, values, ordered=kind.ordered))
 
 
 def find_dictionaries(tables: Iterable[Any]) -> dict[str, list[Any]]:
     """The categories of the columns with a dictionary, over all parts of a table."""
-    found: dict[str, list[Any]] = {}
+    found: dict[str, dict[tuple[Any, ...], None]] = {}
     for table in tables:
         for name, cells in zip(table.column_names, table.columns, strict=True):
             if is_dictionary(cells.type):
-                found[name] = join_orders(found.get(name, []), list_dictionary(cells))
-    return found
+                orders = (tuple(chunk.dictionary.to_pylist()) for chunk in cells.chunks)
+                found.setdefault(name, {}).update(dict.fromkeys(orders))
+    return {name: join_orders(*orders) for name, orders in found.items()}
 
 
 def share_dictionaries(table: Any, categories: Mapping[str, Sequence[Any]]) -> Any:

@@ -27,10 +27,9 @@ def read_column(raw: RawColumn, column: Column, placeholders: Sequence[Any]) -> 
     _check_contents(raw, column, missing)
     if column.type in CODED:
         return _read_codes(raw, column, missing)
-    content: Content = "numbers"
     if column.type == "time":
-        content = "times"
         _check_zone(raw, column)
+    content = raw.find_content(missing)
     values = raw.read_numbers(content, missing)
     refuse_infinite(values, raw)
     check_values(values, column, raw)
@@ -43,6 +42,8 @@ def _check_contents(raw: RawColumn, column: Column, missing: Mask) -> None:
     accepted = set(known)
     if column.type in CODED and set(column.categories) <= {0, 1}:
         accepted = {"numbers", "truth values"}
+    if column.type not in CODED and column.dtype == "Boolean":  # declared as numbers
+        accepted.add("truth values")
     found = sorted(_find_contents(raw, missing) - accepted)
     if found:
         names = " or ".join(known)

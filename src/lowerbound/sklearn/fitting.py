@@ -164,6 +164,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         weights = np.ones(len(X))
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, _Rows(len(X)), ensure_non_negative=True)
+        are_repetitions = bool((weights == np.round(weights)).all())
+        rows = weights.sum() if are_repetitions else np.count_nonzero(weights)
         X, weights = merge_rows(X, weights)
         repetitions = _count_repetitions(weights)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -208,7 +210,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         # In double precision the results for a row do not depend on the rows beside it.
         self.model_ = model.double().eval()
         self.n_iter_ = steps
-        self._fitted_rows = int(repetitions.sum())
+        self._fitted_rows = int(rows)
         return Fitted(_align_noise(examples), repetitions)
 
     def _infer_schema(self, X: Any, repetitions: NDArray[np.int64]) -> Schema:
@@ -283,8 +285,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         density falls with the square of the distance from what is possible.
         """
         examples, impossible = self._read_rows(self._check_input(X, reset=False))
-        added = impossible.log_tails - impossible.counts * math.log(self._fitted_rows + 1)
-        return examples, added
+        if not impossible.first:
+            return examples, impossible.log_tails
+        return examples, impossible.log_tails - impossible.counts * math.log(self._fitted_rows + 1)
 
     def _read_rows(self, checked: Any) -> tuple[lb.Examples, Impossible]:
         table, impossible = replace_impossible(open_table(checked, "X"), self.schema_)
