@@ -14,7 +14,7 @@ def register(app: typer.Typer) -> None:
 def list_recipes(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help="One recipe, to list only this.", show_default=False),
+        typer.Argument(metavar="RECIPE", help="List only this recipe.", show_default=False),
     ] = None,
 ) -> None:
     """List the recipes with a summary, and the arguments of each with their defaults."""

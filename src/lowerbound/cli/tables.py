@@ -108,7 +108,8 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
             rows += len(found.incomplete)
             incomplete += int(found.incomplete.sum())
-    written = ", ..., ".join(map(str, dict.fromkeys((targets[0], targets[-1]))))
+    dots = ", ..., " if len(targets) > 2 else ", "
+    written = dots.join(map(str, dict.fromkeys((targets[0], targets[-1]))))
     print(f"imputed {incomplete:,} of {_count_rows(rows)} to {written}")
     if absent:
         print(f"not filled in, because the table does not have them: {', '.join(absent)}")
@@ -132,8 +133,9 @@ def score(
 ) -> None:
     """Write log p(x) of each row of a table, its standard error, and which values are surprising.
 
-    The first columns are the number of the row, counted from 0, and the identifiers of the table,
-    with an underscore if a column of the result has the same name.
+    The first columns are the number of the row, counted from 0, and the identifiers of the table.
+    If another column of the result has the name of an identifier, the identifier gets a final
+    underscore.
     The column doubtful says which estimates are not to be trusted. The columns given_others:NAME
     are log p of a value given all other values of its row, in nats.
     """

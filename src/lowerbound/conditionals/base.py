@@ -30,8 +30,8 @@ _MOST_OUTPUTS = 1 << 24
 class Conditional(nn.Module, ABC):
     """A module whose ``forward(*given)`` returns a ``torch.distributions.Distribution``.
 
-    A prior p(z) takes no input. An encoder q(z|x) takes x, ``[B, *event]``. A decoder p(x
-    given z) takes z, ``[K, B, J]``, and must return a distribution of batch shape ``[K, B]``.
+    A prior p(z) takes no input. An encoder q(z|x) takes x, ``[B, *event]``. A decoder p(x|z)
+    takes z, ``[K, B, J]``, and must return a distribution of batch shape ``[K, B]``.
 
     To write your own: subclass :class:`Parametric` if one network gives all parameters, else this
     class, and return a distribution from ``forward``. Then, as far as it applies:

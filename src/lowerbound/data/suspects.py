@@ -37,9 +37,9 @@ def find_suspects(
 ) -> Suspects:
     """Find values that usually stand for missing ones, and are not declared as such.
 
-    These are text such as ``n/a`` or ``?``, and numbers of nines such as -999 that occur several
-    times, if they are the only negative numbers of their column, or farther from its other numbers
-    than these are from each other.
+    These are text such as ``n/a`` or ``?``, and numbers made of nines, such as -999, that occur
+    several times, if they are the only negative numbers of their column, or farther from its other
+    numbers than these are from each other.
 
     Args:
         table: the table.
@@ -154,8 +154,8 @@ def warn_unmatched(tables: Sequence[Any], placeholders: Sequence[Any], name: str
     ]
     if unmatched:
         warnings.warn(
-            f"{name}: no entry is {' or '.join(map(repr, unmatched))}, as missing_values= says; "
-            "check the spelling",
+            f"{name}: no entry is {' or '.join(map(repr, unmatched))}, although missing_values= "
+            "names it; check the spelling",
             UserWarning,
             stacklevel=2,
         )

@@ -258,7 +258,7 @@ def _find_suffix(path: Path) -> str:
     if suffix not in (*TEXT, *BINARY):
         raise DataError(
             f"{path}: a table is read from a file that ends in {', '.join((*TEXT, *BINARY))}; "
-            "save it as such, a spreadsheet as .csv"
+            "save it in one of these formats, for example a spreadsheet as .csv"
         )
     return suffix
 

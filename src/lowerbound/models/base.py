@@ -141,7 +141,7 @@ class Model(nn.Module, ABC):
 
     @property
     def hides_entries(self) -> bool:
-        """Whether some entries of a training batch are hidden, so that its bound is not of all."""
+        """Whether some entries of training batches are hidden, and left out of their bound."""
         return False
 
     def likelihood_is_mass(self, examples: Examples) -> bool | None:

@@ -109,7 +109,7 @@ class TableModel(LatentModel):
 
     @property
     def hides_entries(self) -> bool:
-        """Whether some entries of a training batch are hidden, so that its bound is not of all."""
+        """Whether some entries of training batches are hidden, and left out of their bound."""
         return self.hide > 0
 
     def log_odds_of_missing(self, rows: Tensor) -> dict[str, Tensor]:
@@ -198,8 +198,9 @@ class TableModel(LatentModel):
             samples: the number of draws of z from which those given known entries are chosen.
 
         Returns:
-            A frame of the library of the table on which the model was trained. If this is pandas,
-            draws have the index of the row of ``given`` to which they belong.
+            A frame of the library of ``given``, or else of the table on which the model was
+            trained. If this is pandas, draws have the index of the row of ``given`` to which they
+            belong.
 
         Raises:
             DataError: if ``given`` has none of the columns, or an entry is not possible.

@@ -147,9 +147,10 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
         sampling, see :func:`lowerbound.log_likelihood`.
 
         A number that is impossible according to the training data, such as a new one in an ordinal
-        column or a negative one in a positive column, counts as the nearest possible number, less
-        log(N + 1) for N training rows and 2 log(1 + d / r) for its distance d and the range r of
-        the training data. So all scores are finite, and those of impossible rows are lower.
+        column or a negative one in a positive column, is replaced by the nearest possible number.
+        The score of its row is then lower by log(N + 1) + 2 log(1 + d / r), where N is the number
+        of training rows, d the distance to the nearest possible number, and r the range of the
+        column in the training data. So all scores are finite.
         """
         examples, added = self._get_scored_examples(X)
         return self._score(examples, self.score_samples_draws) + added

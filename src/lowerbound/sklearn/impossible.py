@@ -33,9 +33,9 @@ class Impossible:
         some = [f"{value:g} in {name!r} (row {row})" for name, (value, row) in self.first.items()]
         return (
             f"{count:,} value{'s are' if count > 1 else ' is'} impossible according to the "
-            f"training data: {join_names(some, 3)}, counted from 0. The nearest possible numbers "
-            "take their place. If a column may have such numbers, fit with "
-            f"columns={{{next(iter(self.first))!r}: 'real'}}"
+            f"training data. The first of each column: {join_names(some, 3)}; rows are counted "
+            "from 0. The nearest possible numbers take their place. If a column may have such "
+            f"numbers, fit with columns={{{next(iter(self.first))!r}: 'real'}}"
         )
 
 
