@@ -66,9 +66,9 @@ def name_zone(zone: Any) -> str:
 
 
 def list_marks(values: Any) -> tuple[Any, ...]:
-    """Values that stand for missing ones, of which one, several or none are given.
+    """List the values that stand for missing ones; a single value or none may be given, too.
 
-    A number stands for the text of it, too, which a column of text may contain.
+    A number also stands for the same number written as text.
 
     Example:
         >>> list_marks(-999), list_marks(["?", -0.5]), list_marks(None)
