@@ -6,7 +6,8 @@ from lowerbound.conditionals.bernoulli import Bernoulli
 from lowerbound.conditionals.binomial import Binomial
 from lowerbound.conditionals.categorical import Categorical
 from lowerbound.conditionals.code_prior import AutoregressivePrior, CodePrior
-from lowerbound.conditionals.columns import ColumnInputs, Columns
+from lowerbound.conditionals.column_inputs import ColumnInputs
+from lowerbound.conditionals.columns import Columns
 from lowerbound.conditionals.counts import NegativeBinomial, Poisson
 from lowerbound.conditionals.discretized import DiscretizedLogistic
 from lowerbound.conditionals.flow import Flow

@@ -1,4 +1,4 @@
-"""Tables: a likelihood with one distribution for each column, and the inputs of an encoder."""
+"""A likelihood of the rows of a table, with one distribution for each column."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from lowerbound.conditionals.base import Parametric, to_full_precision
 from lowerbound.conditionals.moments import (
     average_entries,
     estimate_frequencies,
+    estimate_phases,
     estimate_variances,
     find_inverse_dispersions,
     find_rates,
 )
-from lowerbound.data.columns import Entry, Family, Schema
+from lowerbound.data.columns import Schema
+from lowerbound.data.entries import Entry, Family
 from lowerbound.describe import describable
 from lowerbound.distributions import (
     FactorialCodes,
     FactorialNegativeBinomial,
+    FactorialPhases,
     FactorialStudentT,
     RowDistribution,
+    SeasonalLogistic,
     Units,
     soft_clamp,
 )
@@ -38,6 +42,10 @@ _LEAST_SCALE = 1e-2
 _LOG_SCALES = math.log(1e4)
 _DEGREES = 3.0, 1000.0
 _FIRST_DEGREES = 30.0
+
+# The waves of seasons: their number, and the largest part of a coefficient.
+_WAVES = 3
+_LARGEST_WAVE = 2.0
 
 _LARGEST_LOG_MEAN = 30.0
 _LOG_DISPERSIONS = -7.0, 14.0
@@ -55,9 +63,9 @@ class _Codes:
     """Entries whose codes have about the same number of levels, and are computed together.
 
     Args:
-        family: ``"codes"`` or ``"ordered codes"``.
+        family: ``"codes"``, ``"ordered codes"`` or ``"phases"``.
         numbers: the positions of the entries in a row.
-        levels: the number of levels of each.
+        levels: the number of levels of each, or of knots.
     """
 
     family: Family
@@ -72,9 +80,9 @@ class _Codes:
     @property
     def outputs(self) -> int:
         """The number of outputs of the network that they need."""
-        if self.family == "codes":
-            return sum(self.levels)
-        return 2 * len(self.numbers)
+        if self.family == "ordered codes":
+            return 2 * len(self.numbers)
+        return sum(self.levels)
 
     def pad(self, rows: list[Tensor], value: float) -> Tensor:
         """Stack tensors of the levels of each entry, ``[L, E]``, padded with a value."""
@@ -84,13 +92,13 @@ class _Codes:
 
 def _list_codes(entries: tuple[Entry, ...]) -> Iterator[_Codes]:
     """List the coded entries in groups with about the same number of levels."""
-    families: tuple[Family, ...] = ("codes", "ordered codes")
+    families: tuple[Family, ...] = ("codes", "ordered codes", "phases")
     for family in families:
         some = [n for n, entry in enumerate(entries) if entry.family == family]
         some.sort(key=lambda number: entries[number].levels)
         while some:
-            fewest = entries[some[0]].levels
-            group = [n for n in some if entries[n].levels <= _PADDING * fewest]
+            most = entries[some[0]].levels * (1 if family == "phases" else _PADDING)
+            group = [n for n in some if entries[n].levels <= most]
             yield _Codes(family, tuple(group), tuple(entries[n].levels for n in group))
             some = some[len(group) :]
 
@@ -107,7 +115,10 @@ class Columns(Parametric):
 
     Real numbers and times have Student's t with learned degrees of freedom, positive numbers a
     log-normal and proportions a logit-normal distribution, counts a negative binomial, and
-    categories a categorical one; that of ordered categories changes smoothly with their rank. The
+    categories a categorical one; that of ordered categories changes smoothly with their rank. Times
+    of several years have seasons, see :class:`~lowerbound.distributions.SeasonalLogistic`; weekdays
+    have a categorical distribution, and the share of the day that has passed has a density on a
+    circle, see :class:`~lowerbound.distributions.FactorialPhases`. The
     values that it scores are the numbers of the schema, which are standardised, but log
     probabilities are in the units of the table: the bound does not depend on the units in which the
     model sees it. Columns that are not observed are not scored, see :class:`lowerbound.Masked`.
@@ -139,6 +150,9 @@ class Columns(Parametric):
     centre: Tensor
     spread: Tensor
     least_log_scale: Tensor
+    least_log_scale_of_seasonal: Tensor
+    rate: Tensor
+    start: Tensor
     has_tails: Tensor
 
     def __init__(self, network: nn.Module, schema: Schema) -> None:
@@ -147,6 +161,7 @@ class Columns(Parametric):
         self.schema = schema
         entries = schema.entries
         self.continuous, self.counts = _find(entries, "continuous"), _find(entries, "counts")
+        self.seasonal = _find(entries, "seasonal")
         self.codes = list(_list_codes(entries))
         self._refuse_other_outputs()
         order = [number for numbers in self.entries_of_parts for number in numbers]
@@ -168,7 +183,8 @@ class Columns(Parametric):
     @property
     def entries_of_parts(self) -> list[tuple[int, ...]]:
         """The positions in a row of the entries of each part of the distribution."""
-        parts = [tuple(self.continuous), tuple(self.counts), *(each.numbers for each in self.codes)]
+        numbers = self.continuous, self.counts, self.seasonal
+        parts = [*map(tuple, numbers), *(each.numbers for each in self.codes)]
         return [part for part in parts if part]
 
     @staticmethod
@@ -176,6 +192,7 @@ class Columns(Parametric):
         """The number of outputs that the network needs for a schema."""
         entries = schema.entries
         pairs = len(_find(entries, "continuous")) + len(_find(entries, "counts"))
+        pairs += (1 + _WAVES) * len(_find(entries, "seasonal"))
         return 2 * pairs + sum(group.outputs for group in _list_codes(entries))
 
     def _refuse_other_outputs(self) -> None:
@@ -191,7 +208,7 @@ class Columns(Parametric):
         self.register_buffer(name, values, persistent=False)
 
     def _store_units(self, entries: tuple[Entry, ...]) -> None:
-        is_continuous = [entry.family == "continuous" for entry in entries]
+        is_continuous = [entry.family in ("continuous", "seasonal") for entry in entries]
         scaled = [
             (entry.centre, entry.spread) if has_units else (0.0, 1.0)
             for entry, has_units in zip(entries, is_continuous, strict=True)
@@ -203,6 +220,12 @@ class Columns(Parametric):
         continuous = [entries[number] for number in self.continuous]
         least = [math.log(max(_LEAST_SCALE, each.least_scale)) for each in continuous]
         self._store("least_log_scale", torch.tensor(least))
+        seasonal = [entries[number] for number in self.seasonal]
+        least = [math.log(max(_LEAST_SCALE, each.least_scale)) for each in seasonal]
+        self._store("least_log_scale_of_seasonal", torch.tensor(least))
+        self._store("rate", torch.tensor([2 * math.pi * e.spread / e.period for e in seasonal]))
+        start = torch.tensor([2 * math.pi * (e.centre / e.period % 1) for e in seasonal])
+        self._store("start", start)
         tails = [each.transform == "identity" for each in continuous]
         self._store("has_tails", torch.tensor(tails, dtype=torch.bool))
 
@@ -213,13 +236,19 @@ class Columns(Parametric):
         """The distribution of these outputs of the network."""
         raw = to_full_precision(raw)
         sizes = [len(self.continuous)] * 2 + [len(self.counts)] * 2
+        sizes += [len(self.seasonal)] * (2 + 2 * _WAVES)
         pieces = raw.split([*sizes, *(group.outputs for group in self.codes)], -1)
         parts: list[Distribution] = []
         if self.continuous:
             parts.append(self._make_continuous(*pieces[:2]))
         if self.counts:
             parts.append(_make_counts(*pieces[2:4]))
-        parts += [FactorialCodes(logits) for logits in self._compute_logits(list(pieces[4:]))]
+        if self.seasonal:
+            parts.append(self._make_seasonal(*pieces[4 : 6 + 2 * _WAVES]))
+        all_logits = self._compute_logits(list(pieces[6 + 2 * _WAVES :]))
+        for group, logits in zip(self.codes, all_logits, strict=True):
+            kind = FactorialPhases if group.family == "phases" else FactorialCodes
+            parts.append(kind(logits))
         units = Units(self.transforms, self.centre, self.spread)
         return RowDistribution(parts, self.order, units, is_discrete=self._is_discrete)
 
@@ -229,10 +258,15 @@ class Columns(Parametric):
             return True
         return None if self.counts or self.codes else False
 
+    def _make_seasonal(self, loc: Tensor, log_scale: Tensor, *waves: Tensor) -> SeasonalLogistic:
+        log_scale = _limit_log_scale(log_scale, self.least_log_scale_of_seasonal)
+        bounded = [soft_clamp(each, -_LARGEST_WAVE, _LARGEST_WAVE) for each in waves]
+        # The network gives the standard deviation of a time without seasons.
+        log_scale = log_scale - math.log(math.pi / math.sqrt(3))
+        return SeasonalLogistic(loc, log_scale, bounded, (self.rate, self.start))
+
     def _make_continuous(self, loc: Tensor, log_scale: Tensor) -> FactorialStudentT:
-        least = self.least_log_scale
-        # soft_clamp needs numbers as limits, and each entry has a least scale of its own
-        log_scale = least + soft_clamp(log_scale - least, 0.0, _LOG_SCALES)
+        log_scale = _limit_log_scale(log_scale, self.least_log_scale)
         fewest, most = map(math.log, _DEGREES)
         log_degrees = soft_clamp(self.log_degrees, fewest, most, knee=0.5)
         degrees = torch.where(self.has_tails, log_degrees.exp(), _DEGREES[1])
@@ -242,7 +276,7 @@ class Columns(Parametric):
         """The logits of each group of codes, ``[*leading, L, E]``."""
         ordered = 0
         for group, raw in zip(self.codes, pieces, strict=True):
-            if group.family == "codes":
+            if group.family != "ordered codes":
                 rows = raw.split(group.levels, -1)
                 yield torch.stack(
                     [
@@ -270,12 +304,20 @@ class Columns(Parametric):
             rates = find_rates(counts, exposure)
             dispersions = find_inverse_dispersions(counts, exposure * rates)
             outputs += [rates.log(), dispersions.clamp(*_STARTING_DISPERSIONS).log()]
+        if self.seasonal:
+            times = x[:, self.seasonal]
+            outputs += [average_entries(times), 0.5 * estimate_variances(times).log()]
+            turns = [wave * (self.rate * times + self.start) for wave in range(1, _WAVES + 1)]
+            # The Fourier coefficients of the seasons, to first order those of the function g.
+            outputs += [average_entries(turn.cos()) for turn in turns]
+            outputs += [-average_entries(turn.sin()) for turn in turns]
         for group in self.codes:
             if group.family == "ordered codes":
                 outputs.append(x.new_zeros(group.outputs))
                 continue
+            estimate = estimate_phases if group.family == "phases" else estimate_frequencies
             for number, levels in zip(group.numbers, group.levels, strict=True):
-                outputs.append(estimate_frequencies(x[:, number], levels).log())
+                outputs.append(estimate(x[:, number], levels).log())
         return torch.cat(outputs)
 
     @torch.no_grad()
@@ -290,87 +332,13 @@ class Columns(Parametric):
         super().start_from(x, **fields)
 
 
+def _limit_log_scale(log_scale: Tensor, least: Tensor) -> Tensor:
+    # soft_clamp needs numbers as limits, and each entry has a least scale of its own
+    return least + soft_clamp(log_scale - least, 0.0, _LOG_SCALES)
+
+
 def _make_counts(log_mean: Tensor, log_inverse_dispersion: Tensor) -> FactorialNegativeBinomial:
     return FactorialNegativeBinomial(
         soft_clamp(log_mean, -_LARGEST_LOG_MEAN, _LARGEST_LOG_MEAN),
         soft_clamp(log_inverse_dispersion, *_LOG_DISPERSIONS),
     )
-
-
-@describable
-class ColumnInputs(nn.Module):
-    """The inputs of an encoder for rows of a table with entries that are not observed.
-
-    Continuous values and counts, standardised, are inputs as they are, codes as one-hot codes, and
-    ordered codes as their rank as well. An entry that is not observed has inputs of 0, and each
-    entry has an input that says whether it is observed.
-
-    Args:
-        schema: the columns.
-
-    Raises:
-        ShapeError: if its input is not the numbers of a row followed by the mask.
-
-    Example:
-        >>> from lowerbound.data import Column, Schema
-        >>> schema = Schema((Column("job", "categorical", categories=("clerk", "cook")),))
-        >>> inputs = ColumnInputs(schema)
-        >>> inputs.output_shape, inputs(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
-        ((3,), tensor([[0., 1., 1.],
-                [0., 0., 0.]]))
-    """
-
-    columns: Tensor
-    levels: Tensor
-    is_count: Tensor
-    centre: Tensor
-    spread: Tensor
-
-    def __init__(self, schema: Schema) -> None:
-        super().__init__()
-        self.schema = schema
-        entries = schema.entries
-        self.input_shape = (2 * len(entries),)
-        columns: list[int] = []
-        levels: list[int] = []
-        for number, entry in enumerate(entries):
-            if entry.family in ("codes", "ordered codes"):
-                columns += [number] * entry.levels
-                levels += range(entry.levels)
-            if entry.family != "codes":
-                columns.append(number)
-                levels.append(-1)
-        self.output_shape = (len(columns) + len(entries),)
-        for name, values in (("columns", columns), ("levels", levels)):
-            self.register_buffer(name, torch.tensor(values), persistent=False)
-        is_count = [entry.family == "counts" for entry in entries]
-        scaled = [_scale_inputs(entry) for entry in entries]
-        centre, spread = torch.tensor(scaled).unbind(1)
-        self.register_buffer("is_count", torch.tensor(is_count), persistent=False)
-        self.register_buffer("centre", centre.contiguous(), persistent=False)
-        self.register_buffer("spread", spread.contiguous(), persistent=False)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """The inputs ``[*leading, F]`` of rows with their mask, ``[*leading, 2 D]``."""
-        if rows.shape[-1:] != self.input_shape:
-            raise ShapeError(
-                f"ColumnInputs: expected {self.input_shape[0]} inputs, the numbers of a row and "
-                f"its mask, not {tuple(rows.shape)}; wrap the posterior: "
-                "lb.Given(posterior, 'observed')"
-            )
-        values, observed = rows.chunk(2, -1)
-        numbers = torch.where(self.is_count, values.clamp(min=0).log1p(), values)
-        numbers = (numbers - self.centre) / self.spread
-        chosen = values[..., self.columns] == self.levels
-        inputs = torch.where(self.levels < 0, numbers[..., self.columns], chosen.to(rows.dtype))
-        return torch.cat([inputs * observed[..., self.columns], observed], -1)
-
-
-def _scale_inputs(entry: Entry) -> tuple[float, float]:
-    """The centre and the spread of an entry as an input."""
-    if entry.family == "counts":
-        return entry.centre, entry.spread
-    if entry.family == "ordered codes":
-        half = 0.5 * (entry.levels - 1)
-        return half, half or 1.0
-    return 0.0, 1.0

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from lowerbound.conditionals.base import select_fields
 from lowerbound.conditionals.columns import Columns
 from lowerbound.conditionals.given import Masked, unwrap
-from lowerbound.data.columns import Entry
+from lowerbound.data.entries import Entry
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.describe import describable
 from lowerbound.distributions import CodeOdds, MissingOdds, SelfMaskedDistribution, soft_clamp
@@ -167,8 +167,8 @@ class SelfMasked(Masked):
 
     Here :math:`s_c` is 1 if column c is missing. The probability of that depends on the column's
     own value: :math:`t_c` is the standardised value as the model sees it, that is of the logarithm
-    of positive numbers and counts, of the logit of proportions, and of the rank of ordered
-    categories. So the odds of being missing are multiplied by :math:`e^{b_c}` for each standard
+    of positive numbers and counts, of the logit of proportions, of the rank of ordered categories,
+    and of a time with cycles the number of its longest period. So the odds of being missing are multiplied by :math:`e^{b_c}` for each standard
     deviation. Each category and each atom has log odds of its own. A value that is missing is
     integrated out given z, in sums over categories and over cells of numbers, without sampling it:
 
@@ -251,12 +251,16 @@ class SelfMasked(Masked):
         """Add the log odds of each part of a row's distribution that has incomplete columns."""
         entries, numeric = self.schema.entries, list[int]()
         for part, numbers in enumerate(columns.entries_of_parts):
-            places = [number for number in numbers if entries[number].column in incomplete]
+            places = [
+                number
+                for number in numbers
+                if entries[number].column in incomplete and not entries[number].is_phase
+            ]
             if not places:
                 continue
             where = part, numbers, places, [first[place] for place in places]
             family, most = entries[places[0]].family, max(entries[n].levels for n in numbers)
-            if family in ("continuous", "counts"):
+            if family in ("continuous", "counts", "seasonal"):
                 self.numbers.append(_OfNumbers(*where, slope=self.slope, entries=entries))
                 numeric += places
             elif family == "ordered codes":

@@ -11,6 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lowerbound.data.cycles import (
+    Cycle,
+    find_period,
+    join_times,
+    list_phases,
+    measure_year,
+    split_times,
+)
+from lowerbound.data.entries import Entry, Family
 from lowerbound.data.grids import Grid
 from lowerbound.describe import describable
 from lowerbound.errors import DataError
@@ -40,32 +49,7 @@ LEFT_OUT = ("identifier", "constant")
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-Family = Literal["continuous", "codes", "ordered codes", "counts"]
-
 _LARGEST_LOGARITHM = 700.0  # of a number that float64 can hold, and so can its inverse
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One number by which a row describes a column, and how it is distributed.
-
-    Args:
-        column: the name of the column.
-        family: ``"continuous"``, ``"codes"``, ``"ordered codes"`` or ``"counts"``.
-        levels: the number of codes; 0 for other families.
-        transform: the function that was applied to continuous values before they were standardised.
-        centre: the average of the transformed values, which was subtracted.
-        spread: their standard deviation, by which they were divided.
-        least_scale: the smallest standard deviation of a continuous entry of rounded values.
-    """
-
-    column: str
-    family: Family
-    levels: int = 0
-    transform: Literal["identity", "log", "logit"] = "identity"
-    centre: float = 0.0
-    spread: float = 1.0
-    least_scale: float = 0.0
 
 
 @describable
@@ -78,6 +62,9 @@ class Column:
     such as the zeros of an amount, are *atoms*: they have a probability, and all other values a
     density. A column with atoms is described by two numbers, the code of the atom (0 for none) and
     the value, which is not observed at an atom.
+
+    Times with the cycles week or day are described by the number of the week or the day,
+    standardised, the weekday, and the share of the day that has passed.
 
     Args:
         name: the name of the column.
@@ -100,6 +87,7 @@ class Column:
         zone: the time zone of times, such as ``"Europe/Berlin"``; empty for times without one.
         label: the name of the column in its frame, if it is a whole number and not text.
         has_missing: whether values were missing in the table from which it was inferred.
+        cycles: those of times, among ``"year"``, ``"week"`` and ``"day"``, in this order.
 
     Example:
         >>> income = Column("income", "positive", atoms=(0.0,), centre=3.0, spread=0.5)
@@ -124,6 +112,7 @@ class Column:
     zone: str = ""
     label: int | None = None
     has_missing: bool = False
+    cycles: tuple[Cycle, ...] = ()
 
     @property
     def is_modelled(self) -> bool:
@@ -179,15 +168,16 @@ class Column:
             return (Entry(self.name, family, levels=self.levels),)
         value = Entry(
             self.name,
-            "continuous",
+            "seasonal" if "year" in self.cycles else "continuous",
             transform=self._transform,
             centre=self.centre,
             spread=self.spread,
             least_scale=self._find_least_scale(),
+            period=measure_year(self.cycles),
         )
-        if not self.atoms:
-            return (value,)
-        return Entry(self.name, "codes", levels=len(self.atoms) + 1), value
+        if self.atoms:
+            return Entry(self.name, "codes", levels=len(self.atoms) + 1), value
+        return value, *list_phases(self.name, self.cycles)
 
     @property
     def _transform(self) -> Literal["identity", "log", "logit"]:
@@ -201,7 +191,7 @@ class Column:
         """A quarter of the step: within less, values that are rounded say nothing."""
         if self._transform != "identity":
             return 0.0
-        return 0.25 * self.step / self.spread
+        return 0.25 * (find_period(self.cycles) or self.step) / self.spread
 
     def encode(self, raw: Floats) -> tuple[Floats, Mask]:
         """The numbers of some rows, ``[N, E]``, and which of them are observed.
@@ -212,6 +202,10 @@ class Column:
         seen = ~np.isnan(raw)
         if self.type == "count" or self.type in CODED:
             return np.where(seen, raw, 0.0)[:, None], seen[:, None]
+        if self.cycles:
+            numbers = split_times(np.where(seen, raw, 0.0), self.cycles)
+            numbers[:, 0] = self.standardize(numbers[:, 0])
+            return numbers * seen[:, None], np.tile(seen[:, None], numbers.shape[1])
         codes = np.zeros_like(raw)
         for number, atom in enumerate(self.atoms, 1):
             codes[raw == atom] = number
@@ -250,7 +244,7 @@ class Column:
         """
         if self.type == "count" or self.type in CODED:
             return values[:, 0].round()
-        raw = self.restore(values[:, -1])
+        raw = self._restore_times(values) if self.cycles else self.restore(values[:, -1])
         drawn = self.round(self.clip(raw))
         if observed is not None:
             drawn = np.where(observed[:, -1], self._correct(raw), drawn)
@@ -258,6 +252,15 @@ class Column:
             return drawn
         codes = values[:, 0].round().astype(int)
         return np.where(codes == 0, drawn, np.array((0.0, *self.atoms))[codes])
+
+    def _restore_times(self, values: Floats) -> Floats:
+        """Times from the standardised number of the longest period and the phases."""
+        number = self.restore(values[:, 0])
+        if self.low < self.high:
+            width = self.high - self.low
+            ends = split_times(np.array([self.low - width, self.high + width]), self.cycles)
+            number = np.clip(number, *ends[:, 0])
+        return join_times(np.column_stack([number, values[:, 1:]]), self.cycles, self.low)
 
     def _correct(self, raw: Floats) -> Floats:
         """Observed values without the error of float32; those that were not rounded stay."""

@@ -106,10 +106,18 @@ def _describe_values(column: Column) -> str:
             datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=value)
             for value in (column.low, column.high)
         )
-        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}{_describe_cycles(column.cycles)}"
     text = f"{column.low:g} to {column.high:g}"
     if column.step:
         text += f", in steps of {column.step:g}"
     if column.atoms:
         text += f"; often exactly {join_names([f'{atom:g}' for atom in column.atoms])}"
     return text
+
+
+def _describe_cycles(cycles: Sequence[str]) -> str:
+    if not cycles:
+        return ""
+    *others, last = cycles
+    names = f"{', '.join(others)} and {last}" if others else last
+    return f", with the cycle{'s' * bool(others)} {names}"

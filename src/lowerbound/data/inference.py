@@ -21,6 +21,7 @@ from lowerbound.data.columns import (
     Schema,
     join_names,
 )
+from lowerbound.data.cycles import DAY, WEEK, find_cycles, split_times
 from lowerbound.data.frames import RawTable
 from lowerbound.data.grids import find_step
 from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_atom, infer_type
@@ -38,6 +39,9 @@ _RARE = 2
 
 # The name that pandas gives to its index in a file, if the index has none.
 _INDEX = r"__index_level_\d+__"
+
+# Fewer different times than this can be whole weeks apart by chance.
+_FEWEST_WEEKS = 5
 
 # float64 is rounded by so much of the magnitude of its values.
 _ROUNDING = 1e-13
@@ -63,6 +67,7 @@ def infer_schema(
     - Numbers above 0 that vary by factors are positive, and so are such numbers with many zeros:
       a fifth of the values, or 2% if no other value is a third as frequent. Numbers from 0 to 1
       are proportions, and other numbers are real. Values that are frequent become atoms.
+    - Times have the cycles year, week and day, as far as they can show these.
     - A column with a single value is constant, and is left out. 0 and 1 are boolean, and two other
       whole numbers that are frequent are ordinal.
 
@@ -265,6 +270,10 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
     if not len(rest):  # all values are atoms
         return column
     column = replace(column, step=_find_step(column, seen))
+    if column.type == "time":
+        column = replace(column, cycles=find_cycles(seen))
+    if column.cycles:
+        rest = split_times(rest, column.cycles)[:, 0]
     values = column.standardize(rest)
     return replace(column, centre=float(values.mean()), spread=_find_spread(values))
 
@@ -289,10 +298,12 @@ def _find_atoms(column: Column, seen: Floats) -> tuple[float, ...]:
 
 
 def _find_step(column: Column, seen: Floats) -> float:
-    """The distance between values that are rounded; for times, whole days, hours and so on."""
+    """The distance between values that are rounded; for times, weeks, days, hours and so on."""
     if column.type == "time":
-        for step in (86400.0, 3600.0, 60.0, 1.0):
-            if (seen == np.round(seen / step) * step).all():
+        distances = np.unique(seen) - seen.min()
+        for step in (WEEK, DAY, 3600.0, 60.0, 1.0):
+            is_chance = step == WEEK and len(distances) < _FEWEST_WEEKS
+            if not is_chance and (distances == np.round(distances / step) * step).all():
                 return step
         return 0.0
     limits = np.finfo(np.float32 if column.dtype == "Float32" else np.float64)

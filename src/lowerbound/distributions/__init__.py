@@ -41,9 +41,11 @@ from lowerbound.distributions.one_hot import (
     RelaxedOneHot,
     StraightThroughOneHot,
 )
+from lowerbound.distributions.phases import FactorialPhases
 from lowerbound.distributions.point_mass import PointMass, is_point
 from lowerbound.distributions.points import choose_point, natural_point
 from lowerbound.distributions.rescaled import Rescaled
+from lowerbound.distributions.seasonal import SeasonalLogistic
 from lowerbound.distributions.self_masked import (
     CodeOdds,
     MissingOdds,
@@ -79,6 +81,7 @@ __all__ = [
     "FactorialContinuousBernoulli",
     "FactorialNegativeBinomial",
     "FactorialOneHot",
+    "FactorialPhases",
     "FactorialPoisson",
     "FactorialStudentT",
     "Gamma",
@@ -95,6 +98,7 @@ __all__ = [
     "ReportingDistribution",
     "Rescaled",
     "RowDistribution",
+    "SeasonalLogistic",
     "SelfMaskedDistribution",
     "SideBySide",
     "SphereUniform",

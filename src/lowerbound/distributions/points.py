@@ -19,6 +19,7 @@ from torch.distributions import (
 from lowerbound.distributions.categorical import FactorialCodes
 from lowerbound.distributions.entries import MaskedDistribution
 from lowerbound.distributions.one_hot import FactorialOneHot, RelaxedOneHot
+from lowerbound.distributions.phases import FactorialPhases
 from lowerbound.distributions.sequences import CodeSequence
 from lowerbound.distributions.sphere import PowerSpherical
 from lowerbound.distributions.zeros import HurdleDistribution, ZeroInflatedDistribution
@@ -35,7 +36,8 @@ def natural_point(distribution: Distribution) -> Tensor:
 
     By default it is the mean. If the mean is not a possible value, it is another point: the most
     probable category of a ``Categorical``, of codes or of a one-hot code, the greedy sequence of
-    codes, or the mean direction of a distribution on a circle or a sphere. For a distribution of
+    codes, the mean direction of a distribution on a circle or a sphere, or the knot of phases with
+    the largest density. For a distribution of
     your own, register a function:
     ``natural_point.register(MyDistribution, lambda q: q.loc)``.
 
@@ -57,6 +59,7 @@ def natural_point(distribution: Distribution) -> Tensor:
 @natural_point.register(CodeSequence)
 @natural_point.register(FactorialCodes)
 @natural_point.register(FactorialOneHot)
+@natural_point.register(FactorialPhases)
 @natural_point.register(PowerSpherical)
 @natural_point.register(VonMises)
 def _choose_mode(distribution: Any) -> Tensor:

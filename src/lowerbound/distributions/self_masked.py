@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid, softplus
 from lowerbound.distributions.categorical import FactorialCodes
 from lowerbound.distributions.counts import FactorialNegativeBinomial
 from lowerbound.distributions.entries import MaskedDistribution
+from lowerbound.distributions.seasonal import SeasonalLogistic
 from lowerbound.distributions.student import FactorialStudentT
 from lowerbound.runtime import noise
 
@@ -162,7 +163,7 @@ class SelfMaskedDistribution(MaskedDistribution):
         part = self.base.parts[group.part]
         if isinstance(part, FactorialCodes):
             return FactorialCodes(part.logits[..., group.entries])
-        assert isinstance(part, FactorialStudentT | FactorialNegativeBinomial)
+        assert isinstance(part, FactorialStudentT | FactorialNegativeBinomial | SeasonalLogistic)
         return part.change_parameters(lambda parameter: parameter[..., group.entries])
 
 

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lowerbound.conditionals.moments import find_inverse_dispersions, find_rates
-from lowerbound.data.columns import Entry
+from lowerbound.conditionals.moments import (
+    estimate_phases,
+    find_inverse_dispersions,
+    find_rates,
+)
+from lowerbound.data.entries import Entry
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import EXPOSURE, MISSING, OBSERVED
-from lowerbound.distributions import FactorialNegativeBinomial, Units
+from lowerbound.distributions import FactorialNegativeBinomial, FactorialPhases, Units
 from lowerbound.models import Model
 from lowerbound.runtime import noise
 from lowerbound.runtime.memory import choose_sample_size
@@ -88,6 +92,8 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
       is scored by the frequencies in all other rows, after 1 / L is added to the count of each
       level (Perks 1947). Ordered levels, such as those of pixels, are also scored by a Gaussian
       over their bins, and the better of the two scores is returned.
+    - The hour of the day has a density that is linear between 24 knots, and its score is lowered by
+      the number of its parameters, 23, over N.
     - If the model scores which values of a table are missing, so does each incomplete column, by
       the frequency of missing values.
     - For counts, :math:`p_d` is a negative binomial distribution with the moments of the data. If
@@ -192,7 +198,9 @@ def _score_entry(entry: Entry, values: Tensor) -> float:
     """Score one entry of the rows of a table, ``[N, 1]``."""
     if entry.family == "counts":
         return float(_score_counts(values, torch.ones_like(values)).sum())
-    if entry.family != "continuous":
+    if entry.family == "phases":
+        return float(_score_phases(values, entry.levels).sum())
+    if entry.family not in ("continuous", "seasonal"):
         return float(_score_levels(values, entry.levels).sum())
     transforms = torch.tensor([("identity", "log", "logit").index(entry.transform)])
     centre, spread = torch.tensor([[entry.centre], [entry.spread]], dtype=values.dtype)
@@ -254,6 +262,13 @@ def _score_levels(x: Tensor, levels: int) -> Tensor:
     # The frequency of a level in all other rows, at which every row with this level is scored.
     others = (counts - 1 + 1 / levels).clamp(min=1 / levels) / total
     return _average((counts / total * others.log()).sum(1), 0.0, x)
+
+
+def _score_phases(x: Tensor, knots: int) -> Tensor:
+    log_density = FactorialPhases(estimate_phases(x, knots).log()).entrywise_log_prob(
+        x.nan_to_num(0.0)
+    )
+    return _average(log_density.where(~x.isnan(), math.nan).nanmean(0), knots - 1.0, x)
 
 
 def _score_counts(x: Tensor, exposure: Tensor) -> Tensor:

@@ -1,0 +1,125 @@
+"""The cycles of times: the year, the week and the day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lowerbound.data.entries import Entry
+
+Cycle = Literal["year", "week", "day"]
+Floats = NDArray[np.float64]
+
+YEAR, WEEK, DAY = 31_556_952.0, 604_800.0, 86_400.0
+"""Periods in seconds. A year has the average length in the Gregorian calendar, 365.2425 days."""
+
+WEEKDAYS = 7
+HOURS = 24
+
+# 1 January 1970 was a Thursday, and weeks begin on Mondays.
+_FIRST_WEEKDAY = 3
+
+# Two years, and four weeks or days: times of so many whole periods end before the last one does.
+_FEWEST_YEARS = 1.75
+_FEWEST_PERIODS = 3.75
+
+
+def find_cycles(times: Floats) -> tuple[Cycle, ...]:
+    """Find the cycles that times can show.
+
+    They cover about two years, four weeks or four days, and they are not all in the same phase. For
+    the week and the year, two of them are also at most half a period apart.
+
+    Args:
+        times: seconds since 1970, none of them missing.
+
+    Example:
+        >>> find_cycles(3600.0 * np.arange(100)), find_cycles(86400.0 * np.arange(100))
+        (('day',), ('week',))
+    """
+    different = np.unique(times)
+    span, closest = float(np.ptp(different)), float(np.diff(different).min(initial=np.inf))
+    days = np.floor(different / DAY)
+    cycles: list[Cycle] = []
+    if span >= _FEWEST_YEARS * YEAR and closest <= YEAR / 2:
+        cycles.append("year")
+    varies = len(np.unique(days % WEEKDAYS)) > 1
+    if span >= _FEWEST_PERIODS * WEEK and closest <= WEEK / 2 and varies:
+        cycles.append("week")
+    if span >= _FEWEST_PERIODS * DAY and len(np.unique(different - days * DAY)) > 1:
+        cycles.append("day")
+    return tuple(cycles)
+
+
+def find_period(cycles: Sequence[Cycle]) -> float:
+    """The unit of the first number of :func:`split_times` if it is whole, or 0."""
+    return DAY if "week" in cycles or "day" in cycles else 0.0
+
+
+def measure_year(cycles: Sequence[Cycle]) -> float:
+    """A year, in units of the first number of :func:`split_times`; 0 if it is no cycle."""
+    if "year" not in cycles:
+        return 0.0
+    return YEAR / WEEKDAYS if "week" in cycles else YEAR
+
+
+def list_phases(column: str, cycles: Sequence[Cycle]) -> Iterator[Entry]:
+    """List the entries of the numbers of :func:`split_times` but for the first."""
+    if "week" in cycles:
+        yield Entry(column, "codes", WEEKDAYS, is_phase=True)
+    if "day" in cycles:
+        yield Entry(column, "phases", HOURS, is_phase=True)
+
+
+def split_times(times: Floats, cycles: Sequence[Cycle]) -> Floats:
+    r"""Split times into numbers that together are the time, ``[N, E]``.
+
+    With the cycle week they are the number of the week and the weekday, from 0 for Monday to 6; if
+    the day is a cycle, its number and the share of it that has passed, from 0 to 1; with both,
+
+    .. math:: t = \text{week} \cdot n + \text{day} \cdot (\text{weekday} + \text{share})
+
+    for n weeks since a Monday. The year does not split a time. The first number is multiplied by
+    the 86,400 seconds of a day: then its density times the density and probability of the others is
+    the density of the time in seconds, because a week has seven weekdays.
+
+    Args:
+        times: seconds since 1970, ``[N]``.
+        cycles: the cycles, in the order year, week, day.
+
+    Example:
+        >>> monday_noon = 4.5 * 86400.0
+        >>> split_times(np.array([monday_noon]), ("week", "day")).tolist()
+        [[86400.0, 0.0, 0.5]]
+    """
+    if not find_period(cycles):
+        return times[:, None]
+    day = np.floor(times / DAY)
+    numbers = [day]
+    if "week" in cycles:
+        weekday = (day + _FIRST_WEEKDAY) % WEEKDAYS
+        numbers = [np.round((day - weekday + _FIRST_WEEKDAY) / WEEKDAYS), weekday]
+    if "day" in cycles:
+        numbers.append(times / DAY - day)
+    numbers[0] = numbers[0] * DAY
+    return np.stack(numbers, 1)
+
+
+def join_times(numbers: Floats, cycles: Sequence[Cycle], example: float) -> Floats:
+    """The inverse of :func:`split_times`, ``[N]``; draws of whole numbers are rounded.
+
+    Args:
+        numbers: ``[N, E]``.
+        cycles: the cycles.
+        example: a time whose share of the day all have, if the day is not one of the cycles.
+    """
+    if not find_period(cycles):
+        return numbers[:, 0]
+    day = np.round(numbers[:, 0] / DAY)
+    if "week" in cycles:
+        day = day * WEEKDAYS - _FIRST_WEEKDAY + np.round(numbers[:, 1])
+    share = numbers[:, -1] if "day" in cycles else example / DAY % 1
+    return np.asarray((day + share) * DAY, dtype=float)
