@@ -168,9 +168,10 @@ class SelfMasked(Masked):
     Here :math:`s_c` is 1 if column c is missing. The probability of that depends on the column's
     own value: :math:`t_c` is the standardised value as the model sees it, that is of the logarithm
     of positive numbers and counts, of the logit of proportions, of the rank of ordered categories,
-    and of a time with cycles the number of its longest period. So the odds of being missing are multiplied by :math:`e^{b_c}` for each standard
-    deviation. Each category and each atom has log odds of its own. A value that is missing is
-    integrated out given z, in sums over categories and over cells of numbers, without sampling it:
+    and of the number of the week or the day of a time that has these cycles. So the odds of being
+    missing are multiplied by :math:`e^{b_c}` for each standard deviation. Each category and each
+    atom has log odds of its own. A value that is missing is integrated out given z, in sums over
+    categories and over cells of numbers, without sampling it:
 
     .. math:: \log p(x_\text{observed}, s \mid z) = \sum_{s_c = 0} \bigl( \log p(x_c \mid z)
             + \log (1 - \pi_c(x_c)) \bigr)
