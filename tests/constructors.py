@@ -128,6 +128,22 @@ COLUMNS = Schema(
     )
 )
 
+# Times of several years, with weekdays and hours.
+TIMES = Schema(
+    (
+        Column("load", "real"),
+        Column(
+            "time",
+            "time",
+            spread=5e6,
+            low=0.0,
+            high=1e8,
+            cycles=("year", "week", "day"),
+            has_missing=True,
+        ),
+    )
+)
+
 # What is given to each has the shape (4,).
 CONDITIONALS = {
     "StandardNormal": (lambda: lb.StandardNormal(3), (3,)),
@@ -276,7 +292,9 @@ CONDITIONALS = {
         (3,),
     ),
     "Columns": (lambda: lb.Columns(lb.mlp(4, 10), COLUMNS), (5,)),
+    "Columns of times": (lambda: lb.Columns(lb.mlp(4, 41), TIMES), (4,)),
     "SelfMasked": (lambda: lb.SelfMasked(lb.Columns(lb.mlp(4, 10), COLUMNS)), (5,)),
+    "SelfMasked times": (lambda: lb.SelfMasked(lb.Columns(lb.mlp(4, 41), TIMES)), (4,)),
     "VampPrior of binary latents": (
         lambda: lb.VampPrior(lb.Bernoulli(lb.mlp(5, 3)), torch.rand(7, 5)),
         (3,),

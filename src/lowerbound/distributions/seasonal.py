@@ -23,10 +23,10 @@ _LEAST = 1e-3
 _PROPOSALS = 32
 
 # Below this a series is used for a second derivative.
-_SERIES_BELOW = 0.05
+_SERIES_BELOW = 0.1
 
 # Cells: their number, and the largest coordinate.
-_CELLS = 64
+_CELLS = 256
 _REACH = 12.0
 
 
@@ -128,14 +128,15 @@ class SeasonalLogistic(Factorial):
             real, imaginary = real + a * cosine - b * sine, imaginary + a * sine + b * cosine
         return real * real + imaginary * imaginary + _LEAST
 
-    def _average_waves(self, share: Callable[[int], tuple[Any, Any]]) -> Tensor:
-        """The sum over m of a_m s_m e^{i m (omega mu + alpha)}, which is real.
+    def _sum_waves(self, place: Tensor, share: Callable[[int], tuple[Any, Any]]) -> Tensor:
+        """The sum over m of a_m s_m e^{i m (omega x + alpha)}, which is real.
 
         Args:
+            place: x.
             share: the real and the imaginary part of s_m, for m from 0 to K; that of -m is its
                 conjugate.
         """
-        angle, total = self._find_angle(self.loc), torch.zeros_like(self.loc)
+        angle, total = self._find_angle(place), torch.zeros_like(place)
         for m, (real, imaginary) in enumerate(self._correlate()):
             a, b = share(m)
             cosine, sine = torch.cos(m * angle), torch.sin(m * angle)
@@ -150,7 +151,7 @@ class SeasonalLogistic(Factorial):
 
     def _normalize(self) -> Tensor:
         """Z, ``[*batch, *event]``."""
-        average = self._average_waves(lambda m: (self._damp(m)[0] if m else 1.0, 0.0))
+        average = self._sum_waves(self.loc, lambda m: (self._damp(m)[0] if m else 1.0, 0.0))
         return average.clamp(min=_LEAST / 2)  # rounding makes it less than it can be
 
     @property
@@ -168,7 +169,7 @@ class SeasonalLogistic(Factorial):
             damping, slope = self._damp(m)
             return 0.0, damping * (slope - 1) / (m * self.rate)
 
-        return self.loc + self._average_waves(shift) / self._normalize()
+        return self.loc + self._sum_waves(self.loc, shift) / self._normalize()
 
     @property
     def variance(self) -> Tensor:
@@ -182,10 +183,14 @@ class SeasonalLogistic(Factorial):
             u = (math.pi * m * self.rate.abs() * self.log_scale.exp()).clamp(1e-4, 80.0)
             # The second derivative of u / sinh u, which cancels near 0.
             bend = damping * (2 * slope.square() - 2 * slope - u.square()) / u.square()
-            bend = torch.where(u < _SERIES_BELOW, 7 * u.square() / 30 - 1 / 3, bend)
+            square = u.square()
+            series = -1 / 3 + square * (7 / 30 - square * 31 / 504)
+            bend = torch.where(u < _SERIES_BELOW, series, bend)
             return -size * bend, 0.0
 
-        return self._average_waves(square) / self._normalize() - (self.mean - self.loc).square()
+        return (
+            self._sum_waves(self.loc, square) / self._normalize() - (self.mean - self.loc).square()
+        )
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, by rejection."""
@@ -212,7 +217,12 @@ class SeasonalLogistic(Factorial):
         return logistic + self._weigh(value).log() - self._normalize().log()
 
     def cells(self) -> Cells:
-        """The values of vectors of entries in 64 cells of the same width, as multiples of sigma."""
+        r"""The values of vectors of entries in 256 cells of the same width, as multiples of sigma.
+
+        The seasons may be shorter than a cell. So an expectation takes the logistic density and the
+        function at the nodes, and the average of g over each cell, in which a wave is damped by
+        :math:`\operatorname{sinc}(m \omega \Delta / 2)`.
+        """
         inner = (1,) * len(self._extended_shape())
         width = 2 * _REACH / _CELLS
         left = torch.arange(_CELLS, dtype=self.loc.dtype, device=self.loc.device) * width - _REACH
@@ -225,4 +235,8 @@ class SeasonalLogistic(Factorial):
             season = self._weigh(locate(coordinate)).log()
             return season - softplus(coordinate) - softplus(-coordinate)
 
-        return Cells(left, torch.full_like(left, width), left + 0.5 * width, locate, log_density)
+        node = left + 0.5 * width
+        half = 0.5 * width * self.rate * self.log_scale.exp() / math.pi
+        average = self._sum_waves(locate(node), lambda m: (torch.sinc(m * half), 0.0))
+        step = width * average.clamp(min=_LEAST / 2) / self._weigh(locate(node))
+        return Cells(left, torch.full_like(left, width), node, locate, log_density, step)
