@@ -139,7 +139,6 @@ TIMES = Schema(
             low=0.0,
             high=1e8,
             cycles=("year", "week", "day"),
-            has_missing=True,
         ),
     )
 )
@@ -294,7 +293,6 @@ CONDITIONALS = {
     "Columns": (lambda: lb.Columns(lb.mlp(4, 10), COLUMNS), (5,)),
     "Columns of times": (lambda: lb.Columns(lb.mlp(4, 41), TIMES), (4,)),
     "SelfMasked": (lambda: lb.SelfMasked(lb.Columns(lb.mlp(4, 10), COLUMNS)), (5,)),
-    "SelfMasked times": (lambda: lb.SelfMasked(lb.Columns(lb.mlp(4, 41), TIMES)), (4,)),
     "VampPrior of binary latents": (
         lambda: lb.VampPrior(lb.Bernoulli(lb.mlp(5, 3)), torch.rand(7, 5)),
         (3,),

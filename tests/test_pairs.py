@@ -30,7 +30,9 @@ from constructors import (
 
 # Rows of a table are data, and never latents.
 LATENTS = {
-    name: CONDITIONALS[name] for name in CONDITIONALS if name not in ("Columns", "SelfMasked")
+    name: CONDITIONALS[name]
+    for name in CONDITIONALS
+    if not name.startswith(("Columns", "SelfMasked"))
 }
 POSTERIORS = sorted(LATENTS.keys() - UNCONDITIONAL)
 

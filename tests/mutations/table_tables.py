@@ -8,6 +8,8 @@ COLUMN, INFERENCE, SCHEMA = "data/columns.py", "data/inference.py", "data/schema
 KNOWN = "data/known_columns.py"
 NUMBER_TYPES = "data/number_types.py"
 LIKELIHOOD, ROWS = "conditionals/columns.py", "distributions/columns.py"
+INPUTS, CYCLES = "conditionals/column_inputs.py", "data/cycles.py"
+SEASONAL, PHASES = "distributions/seasonal.py", "distributions/phases.py"
 MODEL, IMPUTING = "models/table.py", "evaluation/imputing.py"
 POOLING = "evaluation/pooling.py"
 ROW_SCORES, COLUMN_SCORES = "evaluation/row_scores.py", "evaluation/column_scores.py"
@@ -36,8 +38,8 @@ MUTATIONS = [
     ),
     Mutation(
         COLUMN,
-        "return 0.25 * self.step / self.spread",
-        "return 0.25 * self.step",
+        "return 0.25 * (find_period(self.cycles) or self.step) / self.spread",
+        "return 0.25 * (find_period(self.cycles) or self.step)",
         "The smallest scale of rounded values is not standardised.",
     ),
     Mutation(
@@ -184,13 +186,13 @@ MUTATIONS = [
         "Ordered categories have no curvature.",
     ),
     Mutation(
-        LIKELIHOOD,
+        INPUTS,
         "return torch.cat([inputs * observed[..., self.columns], observed], -1)",
         "return torch.cat([inputs, observed], -1)",
         "The encoder sees the values that stand in place of missing ones.",
     ),
     Mutation(
-        LIKELIHOOD,
+        INPUTS,
         "numbers = torch.where(self.is_count, values.clamp(min=0).log1p(), values)",
         "numbers = values",
         "The encoder sees counts instead of their logarithms.",
@@ -200,6 +202,109 @@ MUTATIONS = [
         "outputs += [average_entries(values), 0.5 * estimate_variances(values).log()]",
         "outputs += [average_entries(values), estimate_variances(values).log()]",
         "Scales start at the variance of a column.",
+    ),
+    # Times
+    Mutation(
+        INPUTS,
+        "inputs = torch.where(self.levels == _SINE, angles.sin(), inputs)",
+        "inputs = torch.where(self.levels == _SINE, angles.cos(), inputs)",
+        "The encoder cannot tell the morning from the evening.",
+    ),
+    Mutation(
+        CYCLES,
+        'return YEAR / WEEKDAYS if "week" in cycles else YEAR',
+        "return YEAR",
+        "Seasons of times with weekdays last seven years.",
+    ),
+    Mutation(
+        CYCLES,
+        "weekday = (day + _FIRST_WEEKDAY) % WEEKDAYS",
+        "weekday = day % WEEKDAYS",
+        "Weeks begin on Thursdays.",
+    ),
+    Mutation(
+        CYCLES,
+        "numbers[0] = numbers[0] * DAY",
+        'numbers[0] = numbers[0] * (WEEK if "week" in cycles else DAY)',
+        "The density of times with weekdays is seven times too small.",
+    ),
+    Mutation(
+        CYCLES,
+        "day = np.round(numbers[:, 0] / DAY)",
+        "day = numbers[:, 0] / DAY",
+        "Drawn times are not at a weekday and an hour.",
+    ),
+    Mutation(
+        CYCLES,
+        'share = numbers[:, -1] if "day" in cycles else example / DAY % 1',
+        'share = numbers[:, -1] if "day" in cycles else 0.0',
+        "Drawn dates are at midnight, at whatever hour those of the data are.",
+    ),
+    Mutation(
+        CYCLES,
+        "and closest <= YEAR / 2:",
+        "and closest <= 2 * YEAR:",
+        "Dates once a year have a season.",
+    ),
+    Mutation(
+        COLUMN,
+        "number = np.clip(number, *ends[:, 0])",
+        "pass",
+        "Drawn weeks may be centuries away.",
+    ),
+    Mutation(
+        SEASONAL,
+        "return u / torch.sinh(u), u / torch.tanh(u)",
+        "return torch.ones_like(u), u / torch.tanh(u)",
+        "Seasons are normalised as if the time were known exactly.",
+    ),
+    Mutation(
+        SEASONAL,
+        "is_accepted = v * most < self._weigh(proposed)",
+        "is_accepted = v < self._weigh(proposed)",
+        "Draws have too little of the seasons.",
+    ),
+    Mutation(
+        SEASONAL,
+        "imaginary = imaginary + a[1] * b[0] - a[0] * b[1]",
+        "imaginary = imaginary + a[0] * b[1] - a[1] * b[0]",
+        "The normalising constant has its seasons the other way round.",
+    ),
+    Mutation(
+        SEASONAL,
+        "series = -1 / 3 + square * (7 / 30 - square * 31 / 504)",
+        "series = -1 / 3 - square * (7 / 30 - square * 31 / 504)",
+        "The variance of a time that is known well is a little wrong.",
+    ),
+    Mutation(
+        SEASONAL,
+        "average = self._sum_waves(locate(node), lambda m: (torch.sinc(m * half), 0.0))",
+        "average = self._weigh(locate(node))",
+        "An expectation takes the season at the node of a cell instead of its average.",
+    ),
+    Mutation(
+        PHASES,
+        "phases = ((knots + u + v - 1) / self.levels) % 1",
+        "phases = ((knots + u) / self.levels) % 1",
+        "Draws of hours are uniform after the knot.",
+    ),
+    Mutation(
+        PHASES,
+        "first[0], second[0] = 0.5, 0.5 - width / 3 + width**2 / 6",
+        "first[0], second[0] = 0.0, width**2 / 6",
+        "The moments of phases forget that 1 is 0.",
+    ),
+    Mutation(
+        "conditionals/moments.py",
+        "joint = joint / joint.sum(0).where(seen, 1.0)",
+        "joint = shares",
+        "Phases are estimated by shares instead of the largest likelihood.",
+    ),
+    Mutation(
+        "conditionals/self_masked.py",
+        "if entries[number].column in incomplete and not entries[number].is_phase",
+        "if entries[number].column in incomplete",
+        "A missing time is scored by its weekday as well.",
     ),
     # The model
     Mutation(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import lowerbound as lb
 from lowerbound.data.columns import Column, Floats, Schema
+from lowerbound.data.cycles import DAY, join_times
 from lowerbound.data.fields import OBSERVED
 from lowerbound.distributions.entries import entrywise_log_prob
 from lowerbound.selftest.known import DOUBLE, largest, set_linear
@@ -170,6 +171,7 @@ _COLUMNS = (
     Column("amount", "positive", atoms=(0.0,), centre=2.0, spread=0.5),
     Column("share", "proportion", atoms=(0.0, 1.0), centre=-0.5, spread=0.9),
     Column("time", "time", dtype="Datetime[us]", centre=1e9, spread=1e7),
+    Column("hour", "time", centre=2.4e8, spread=12 * DAY, cycles=("year", "week", "day")),
     Column("count", "count", centre=1.0, spread=0.5),
     Column("ordinal", "ordinal", categories=(0, 1, 2, 3)),
     Column("kind", "categorical", categories=("a", "b", "c")),
@@ -184,9 +186,10 @@ _COLUMNS = (
     tolerance=1e-5,
 )
 def integrate_columns() -> Iterator[float]:
-    """For 9 columns, two of them with atoms, and a random network.
+    """For 10 columns, two of them with atoms, and a random network.
 
-    Densities are integrated by the trapezoidal rule over 40,001 values.
+    Densities are integrated by the trapezoidal rule over 40,001 values, and that of a time with
+    cycles over each hour of 14 years.
     """
     for column in _COLUMNS:
         yield abs(_sum_probabilities(column) - 1.0)
@@ -208,6 +211,10 @@ def _sum_probabilities(column: Column) -> float:
         return float(log_prob(np.arange(column.levels, dtype=float)).exp().sum())
     if column.type == "count":
         return float(log_prob(np.arange(200_000, dtype=float)).exp().sum())
+    if column.cycles:
+        middle = join_times(np.array([[column.centre, 0.0, 0.0]]), column.cycles, 0.0)
+        times = middle + 3600.0 * np.arange(-24 * 7 * 365, 24 * 7 * 365)
+        return float(log_prob(times).exp().sum()) * 3600.0
     total = 0.0
     if column.atoms:
         total = float(log_prob(np.array(column.atoms)).exp().sum())
