@@ -323,7 +323,7 @@ def test_draws_are_kept_near_the_range_and_observed_values_are_not():
     frame = make_frame()[["born", "height", "income"]]
     schema = infer(frame)
     for far in (-1e6, 1e6):
-        draws = torch.full((1, 3), far)
+        draws = torch.full((1, len(schema.entries)), far)
         back = make_table(decode_columns(draws, schema), schema)
         for name in ("born", "height"):
             column, width = schema.find(name), schema.find(name).high - schema.find(name).low

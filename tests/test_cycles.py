@@ -133,6 +133,12 @@ def test_draws_of_times_stay_near_the_range_and_in_the_phase_that_all_have():
     width = column.high - column.low
     assert drawn[1] <= column.high + width
     assert drawn[2] >= column.low - width
+    hours = infer(pd.DataFrame({"t": pd.date_range("2024-01-01", periods=900, freq="h")})).columns[
+        0
+    ]
+    far = hours.decode(np.array([[50.0, 0.0, 0.25], [-50.0, 6.0, 0.75]]))
+    assert split_times(far, hours.cycles)[:, 1:].tolist() == [[0.0, 0.25], [6.0, 0.75]]
+    assert (np.abs(far - hours.low) < 3 * (hours.high - hours.low)).all()
     mondays = pd.date_range("2020-01-06", periods=150, freq="7D")
     assert infer(pd.DataFrame({"t": mondays})).columns[0].step == WEEK
     assert infer(pd.DataFrame({"t": mondays[:4]})).columns[0].step == DAY  # perhaps by chance
