@@ -248,7 +248,7 @@ MUTATIONS = [
     ),
     Mutation(
         COLUMN,
-        "number = np.clip(number, *ends[:, 0])",
+        "number = np.where(is_drawn, np.clip(number, *ends), number)",
         "pass",
         "Drawn weeks may be centuries away.",
     ),

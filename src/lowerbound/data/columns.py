@@ -244,7 +244,9 @@ class Column:
         """
         if self.type == "count" or self.type in CODED:
             return values[:, 0].round()
-        raw = self._restore_times(values) if self.cycles else self.restore(values[:, -1])
+        raw = self.restore(values[:, -1])
+        if self.cycles:
+            raw = self._restore_times(values, observed)
         drawn = self.round(self.clip(raw))
         if observed is not None:
             drawn = np.where(observed[:, -1], self._correct(raw), drawn)
@@ -253,13 +255,13 @@ class Column:
         codes = values[:, 0].round().astype(int)
         return np.where(codes == 0, drawn, np.array((0.0, *self.atoms))[codes])
 
-    def _restore_times(self, values: Floats) -> Floats:
-        """Times from the standardised number of the longest period and the phases."""
+    def _restore_times(self, values: Floats, observed: Mask | None) -> Floats:
+        """Times from their numbers; draws are kept near the range by whole weeks or days."""
         number = self.restore(values[:, 0])
         if self.low < self.high:
-            width = self.high - self.low
-            ends = split_times(np.array([self.low - width, self.high + width]), self.cycles)
-            number = np.clip(number, *ends[:, 0])
+            ends = split_times(self.clip(np.array([-np.inf, np.inf])), self.cycles)[:, 0]
+            is_drawn = True if observed is None else ~observed[:, 0]
+            number = np.where(is_drawn, np.clip(number, *ends), number)
         return join_times(np.column_stack([number, values[:, 1:]]), self.cycles, self.low)
 
     def _correct(self, raw: Floats) -> Floats:
