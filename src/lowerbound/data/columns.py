@@ -244,9 +244,7 @@ class Column:
         """
         if self.type == "count" or self.type in CODED:
             return values[:, 0].round()
-        raw = self.restore(values[:, -1])
-        if self.cycles:
-            raw = self._restore_times(values, observed)
+        raw = self._restore_times(values, observed) if self.cycles else self.restore(values[:, -1])
         drawn = self.round(self.clip(raw))
         if observed is not None:
             drawn = np.where(observed[:, -1], self._correct(raw), drawn)
