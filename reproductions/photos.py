@@ -35,7 +35,7 @@ TEST_COLUMNS = 128  # at the right of each photo
 STEPS = 4000
 VALIDATION = 0.1
 BOUND_SAMPLES = 16
-SHOWN = 12
+SHOWN, COLUMNS = 12, 6
 
 
 def load_faces() -> tuple[lb.Examples, lb.Examples]:
@@ -182,13 +182,14 @@ def draw(name: str, model: lb.Model, test: lb.Examples) -> None:
     pictures = {
         "originals": shown.prepare("as-is").batch(torch.arange(len(shown))),
         "reconstructions": model.reconstruct(shown),
-        "samples": model.sample(2 * SHOWN, mean=True, seed=0),
+        "means": model.sample(2 * SHOWN, mean=True, seed=0),
+        "samples": model.sample(2 * SHOWN, seed=0),
     }
     for what, values in pictures.items():
         file = RESULTS / f"{name}-{what}.png"
         if what == "originals":
             file = RESULTS / f"{CELLS[name].data}.png"
-        save_examples(values.clamp(0, 1), file, columns=SHOWN)
+        save_examples(values.clamp(0, 1), file, columns=COLUMNS)
 
 
 HEAD = "recipe | bits per dimension | error of reconstructions | rate | training time"
@@ -201,6 +202,27 @@ def table_row(result: dict[str, Any]) -> list[str]:
         f"{result['root_mean_squared_error']:.1f}",
         f"{result['rates']['rate']:,.0f} nats",
         f"{result['training_seconds'] / 60:.1f} min",
+    ]
+
+
+def show_side_by_side(data: str, cells: list[str]) -> list[str]:
+    """Show the pictures of these cells in tables, with a column for each cell."""
+
+    def show(what: str) -> list[str]:
+        return [f"![{what}](photos/{cell}-{what}.png)" for cell in cells]
+
+    recipes = [f"`{CELLS[cell].recipe}`" for cell in cells]
+    originals = f"![test pictures](photos/{data}.png)"
+    return [
+        *table(
+            " | ".join(["test pictures", *(f"reconstructed by {recipe}" for recipe in recipes)]),
+            [[originals, *show("reconstructions")]],
+        ),
+        "",
+        *table(
+            " | ".join(["", *recipes]),
+            [["samples", *show("samples")], ["means of p(x given z)", *show("means")]],
+        ),
     ]
 
 
@@ -225,10 +247,10 @@ def write_page() -> None:
             "of the epoch with the best validation bound are kept. The bits per dimension follow",
             "from the bound of the test pictures, and are those of 8-bit pixels for both:",
             "`aevb-gaussian` sees them dequantised. The error is the root mean squared difference",
-            "of pixels, which are from 0 to 255. Reconstructions and samples are means of",
-            "p(x|z). For samples, z is drawn from the prior, except for the details z1 of",
-            "the recipe `photos`: each of them is the mean of its prior given z2. So these samples",
-            "are smoother than draws from the model, which `model.sample(n)` gives.",
+            "of pixels, which are from 0 to 255. Reconstructions are means of p(x|z). A sample is",
+            "x drawn from p(x|z), with z drawn from the prior, as `model.sample(n)` gives it. The",
+            "means of p(x|z) are shown too, as `model.sample(n, mean=True)` gives them. For these,",
+            "the details z1 of the recipe `photos` are the means of their prior given z2.",
         ),
         "",
     ]
@@ -237,12 +259,8 @@ def write_page() -> None:
         if not results:
             continue
         lines += [f"## {about.title}", "", paragraph(about.text), ""]
-        lines += [*table(HEAD, map(table_row, results)), "", "Test pictures:", ""]
-        lines += [f"![test pictures](photos/{data}.png)", ""]
-        for what in ("reconstructions", "samples"):
-            for result in results:
-                lines += [f"{what.capitalize()} of `{result['recipe']}`:", ""]
-                lines += [f"![{what}](photos/{result['cell']}-{what}.png)", ""]
+        lines += [*table(HEAD, map(table_row, results)), ""]
+        lines += [*show_side_by_side(data, [result["cell"] for result in results]), ""]
     chosen = [done[name] for name in VARIANTS if name in done]
     if chosen:
         lines += [
