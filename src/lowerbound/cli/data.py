@@ -86,4 +86,4 @@ def _print_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Non
         table.add_column(heading, no_wrap=heading != headings[-1])
     for line in lines:
         table.add_row(*line)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)

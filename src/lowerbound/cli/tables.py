@@ -244,7 +244,7 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
             assumption = (f"{each.slope:g}", f"x {each.odds_ratio:.2f}")
         means = _show_number(each.mean_of_imputed), _show_number(each.mean)
         table.add_row(each.column, f"{each.missing:.1%}", *assumption, *means)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     if out is not None:
         with TableWriter(out) as writer:
             writer.write(tabulate_sensitivity(found, "pyarrow"))

@@ -11,6 +11,7 @@ from lowerbound.data.columns import CODED, Column, Floats, Mask, join_names
 from lowerbound.data.inference import check_ends, check_values, refuse_infinite
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, classify
+from lowerbound.data.text_times import suggest_conversion
 from lowerbound.errors import DataError
 
 
@@ -46,10 +47,12 @@ def _check_contents(raw: RawColumn, column: Column, missing: Mask) -> None:
         accepted.add("truth values")
     found = sorted(_find_contents(raw, missing) - accepted)
     if found:
-        names = " or ".join(known)
+        names, example = " or ".join(known), ""
+        if column.type == "time" and found[0] == "text":
+            example = f", such as {suggest_conversion(raw)}"
         raise DataError(
             f"{raw.where} contains {found[0]}, but the model was trained on {names} "
-            f"({column.type}); convert the column to {names}"
+            f"({column.type}); convert the column to {names}{example}"
         )
 
 

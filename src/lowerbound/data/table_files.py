@@ -23,6 +23,7 @@ from lowerbound.data.options import ReadOptions
 from lowerbound.data.raw_values import list_marks
 from lowerbound.data.schema import make_table_examples
 from lowerbound.data.suspects import warn_suspects, warn_unmatched
+from lowerbound.data.text_times import warn_text_times
 from lowerbound.errors import DataError, LowerboundError, SettingsError
 
 _ARROW = (".feather", ".arrow")
@@ -84,6 +85,7 @@ def read_frame(frame: Any, name: str, options: ReadOptions) -> Examples:
         opened, types=types, placeholders=marks, unknown=options.unknown, name=name
     )
     warn_suspects(opened, marks, types, name)
+    warn_text_times(opened, marks, types, name)
     return make_table_examples(opened, schema, name=name)
 
 
