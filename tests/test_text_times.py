@@ -42,7 +42,8 @@ def make_frame(library="pandas"):
         (["2024-W01-1", "2024-W02-1"], False),
         ([1.0, 2.0], False),
         (pd.to_datetime(["2024-01-03", "2024-01-04"]), False),
-        (pd.Categorical(["a", "b"]), False),
+        (pd.Categorical(["2024-01-03", "2024-01-04"]), False),  # declared
+        (pd.Categorical([1, 2]), False),
     ],
 )
 def test_columns_of_text_whose_values_are_all_dates_are_found(values, is_found):

@@ -48,11 +48,11 @@ def find_text_times(
 
 def _has_text_times(column: RawColumn, placeholders: Sequence[Any]) -> bool:
     missing = column.find_missing(placeholders)
-    if missing.all() or column.find_content(missing) != "text":
+    if missing.all() or column.find_content(missing) != "text" or column.list_categories():
         return False
-    values = {value for value in column.read_values(missing) if value is not None}
-    texts = [each.strip() for each in values if str(each).strip() not in MARKS]
-    return len(texts) > 1 and all(map(_is_time, texts))
+    texts = {each.strip() for each in column.read_values(missing) if each is not None}
+    dates = texts.difference(MARKS)
+    return len(dates) > 1 and all(map(_is_time, dates))
 
 
 def _is_time(text: str) -> bool:
