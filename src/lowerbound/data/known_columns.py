@@ -40,12 +40,7 @@ def read_column(raw: RawColumn, column: Column, placeholders: Sequence[Any]) -> 
 
 def _check_contents(raw: RawColumn, column: Column, missing: Mask) -> None:
     known = _list_known_contents(column)
-    accepted = set(known)
-    if column.type in CODED and set(column.categories) <= {0, 1}:
-        accepted = {"numbers", "truth values"}
-    if column.type not in CODED and column.dtype == "Boolean":  # declared as numbers
-        accepted.add("truth values")
-    found = sorted(_find_contents(raw, missing) - accepted)
+    found = sorted(_find_contents(raw, missing) - _list_accepted(column))
     if found:
         names, example = " or ".join(known), ""
         if column.type == "time" and found[0] == "text":
@@ -54,6 +49,21 @@ def _check_contents(raw: RawColumn, column: Column, missing: Mask) -> None:
             f"{raw.where} contains {found[0]}, but the model was trained on {names} "
             f"({column.type}); convert the column to {names}{example}"
         )
+
+
+def _list_accepted(column: Column) -> set[Content]:
+    """What a later column may contain."""
+    accepted = set(_list_known_contents(column))
+    if column.type in CODED and set(column.categories) <= {0, 1}:
+        accepted = {"numbers", "truth values"}
+    if column.type not in CODED and column.dtype == "Boolean":  # declared as numbers
+        accepted.add("truth values")
+    return accepted
+
+
+def suits(raw: RawColumn, column: Column, missing: Mask) -> bool:
+    """Whether a column has no values, or such as the column had in training."""
+    return bool(missing.all()) or _find_contents(raw, missing) <= _list_accepted(column)
 
 
 def _list_known_contents(column: Column) -> list[Content]:

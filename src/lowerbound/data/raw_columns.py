@@ -300,7 +300,8 @@ class FrameColumn(RawColumn):
             series = series.cast(nw.Datetime("us", zone)).dt.timestamp("us")
         elif content == "truth values":
             series = series.cast(nw.Int8)
-        if not series.dtype.is_integer():  # pyarrow refuses to cast integers above 2^53
+        is_large = series.dtype in (nw.Int128, nw.UInt128)  # unknown to numpy
+        if is_large or not series.dtype.is_integer():  # pyarrow refuses to cast those above 2^53
             series = series.cast(nw.Float64)
         floats: Floats = np.array(series.fill_null(0).to_numpy(), dtype=float)
         floats[np.array(self.series.is_null().to_numpy(), dtype=bool)] = np.nan
