@@ -98,11 +98,11 @@ def describe_suspects(values: Mapping[Any, int]) -> str:
     )
 
 
-def list_marks(suspects: Suspects, placeholders: Sequence[Any] = ()) -> list[Any]:
+def suggest_marks(suspects: Suspects, placeholders: Sequence[Any] = ()) -> list[Any]:
     """The values to declare as missing: those that are declared already, and all suspects.
 
     Example:
-        >>> list_marks({"income": {-999: 12}, "city": {"n/a": 1}}, ("?", "-9", -9.0))
+        >>> suggest_marks({"income": {-999: 12}, "city": {"n/a": 1}}, ("?", "-9", -9.0))
         ['-9', -999, '?', 'n/a']
     """
     every = [*placeholders, *(value for values in suspects.values() for value in values)]
@@ -132,7 +132,7 @@ def warn_suspects(
     )
     warnings.warn(
         f"{name}: {found}. The model takes them as values like all others; if they stand for "
-        f"missing ones, declare them by missing_values={list_marks(suspects, placeholders)!r}",
+        f"missing ones, declare them by missing_values={suggest_marks(suspects, placeholders)!r}",
         UserWarning,
         stacklevel=2,
     )
@@ -149,7 +149,7 @@ def warn_unmatched(tables: Sequence[Any], placeholders: Sequence[Any], name: str
     columns = [column for table in tables for column in open_table(table).columns.values()]
     unmatched = [
         each
-        for each in list_marks({}, clean_marks(placeholders))
+        for each in suggest_marks({}, clean_marks(placeholders))
         if each not in ("", *MARKS) and not any(_has_mark(column, each) for column in columns)
     ]
     if unmatched:

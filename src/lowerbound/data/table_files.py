@@ -20,7 +20,7 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.options import ReadOptions
-from lowerbound.data.raw_values import list_marks
+from lowerbound.data.raw_values import read_marks
 from lowerbound.data.schema import make_table_examples
 from lowerbound.data.suspects import warn_suspects, warn_unmatched
 from lowerbound.data.text_times import warn_text_times
@@ -65,7 +65,7 @@ def parse_missing_values(values: Any) -> tuple[Any, ...]:
         (('?', '-999', -999.0), (-999, '-999'), ())
     """
     if not isinstance(values, str):
-        return list_marks(values)
+        return read_marks(values)
     found: list[Any] = []
     for text in (part.strip() for part in values.split(",")):
         found.append(text)

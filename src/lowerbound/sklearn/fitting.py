@@ -25,7 +25,7 @@ from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.fields import OBSERVED, WEIGHT
 from lowerbound.data.frames import has_names, is_frame, open_table, take_rows
 from lowerbound.data.inference import infer_schema
-from lowerbound.data.raw_values import clean_marks, list_marks
+from lowerbound.data.raw_values import clean_marks, read_marks
 from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
 from lowerbound.data.suspects import warn_suspects
 from lowerbound.data.text_times import warn_text_times
@@ -180,7 +180,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         }
         types = {
             "columns": dict(self.columns or {}),
-            "missing_values": clean_marks(list_marks(self.missing_values)),
+            "missing_values": clean_marks(read_marks(self.missing_values)),
             "unknown": self.unknown,
         }
         if warm and arguments | types != self._arguments:
@@ -218,7 +218,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         rows = np.repeat(np.arange(len(X)), repetitions)
         table = open_table(take_rows(X, rows), "X")
         settings: Any = {
-            "placeholders": list_marks(self.missing_values),
+            "placeholders": read_marks(self.missing_values),
             "unknown": self.unknown,
             "name": "X",
         }
