@@ -55,8 +55,9 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         int | None,
         typer.Option(
             min=1,
-            help="Write so many tables with draws, to FILE-1, FILE-2, ..., instead of one with "
-            "points. The numbers have as many digits as the last.",
+            help="Write so many tables with draws instead of one with points. With --draws 20 "
+            "--out done.csv, they are done-01.csv, done-02.csv, ..., done-20.csv: all numbers have "
+            "as many digits as the last.",
         ),
     ] = None,
     samples: Annotated[
@@ -324,7 +325,9 @@ def write_rows(
     if given:
         path = Path(given[0])
         if len(given) > 1 or not path.is_file():
-            reason = "" if len(given) > 1 or "=" in path.name else "there is no such file; "
+            reason = ""
+            if len(given) == 1 and "=" not in path.name:
+                reason = "there is no such file; "
             raise SettingsError(
                 f"--given {' '.join(given)}: {reason}for a table, give one file with some of its "
                 "columns"
