@@ -88,6 +88,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
     model = open_table_model(run)
     schema, is_text = model.schema, out.suffix.lower() in (".csv", ".tsv")
     rows, incomplete, doubtful, unfilled = 0, 0, list[int](), dict[str, None]()
+    names = set[str]()
     with ExitStack() as files:
         writers = [files.enter_context(TableWriter(path)) for path in targets]
         for part, text in iterate_parts(data, _ROWS, schema):
@@ -103,15 +104,16 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
                 if text is not None and is_text:
                     completed = complete_text(text, part, completed, schema)
                 writer.write(completed)
-            there = (name for name in found.left_out if name in part.column_names)
+            names = set(part.column_names)
+            there = (name for name in found.left_out if name in names)
             unfilled |= dict.fromkeys(name for name in there if part[name].null_count)
-            absent = [each.name for each in schema.modelled if each.name not in part.column_names]
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
             rows += len(found.incomplete)
             incomplete += int(found.incomplete.sum())
     dots = ", ..., " if len(targets) > 2 else ", "
     written = dots.join(map(str, dict.fromkeys((targets[0], targets[-1]))))
     print(f"imputed {incomplete:,} of {_count_rows(rows)} to {written}")
+    absent = [each.name for each in schema.modelled if each.name not in names]
     if absent:
         print(f"not filled in, because the table does not have them: {', '.join(absent)}")
     if unfilled:
