@@ -11,6 +11,7 @@ from typing import Any
 from lowerbound.data.columns import join_names
 from lowerbound.data.csv_text import MARKS
 from lowerbound.data.frames import RawTable
+from lowerbound.data.hints import giving_once
 from lowerbound.data.raw_columns import FrameColumn, RawColumn
 
 # The separators matter: 20240103 may be a code.
@@ -77,7 +78,7 @@ def suggest_conversion(column: RawColumn) -> str:
 def warn_text_times(
     table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
 ) -> None:
-    """Warn once of all columns of a table that are dates or times written as text.
+    """Warn of all columns of a table that are dates or times as text, once in a session.
 
     Args:
         table: the table, whose columns can be read.
@@ -85,14 +86,16 @@ def warn_text_times(
         types: the types that the user gave to some columns.
         name: the name of the data in messages.
     """
-    found = find_text_times(table, placeholders, types)
-    if not found:
-        return
-    first, conversion = next(iter(found.items()))
-    warnings.warn(
-        f"{name}: the values of {join_names([*map(repr, found)])} are text that looks like dates "
-        f"or times, which the model takes for categories or leaves out. Convert them: "
-        f"{conversion}; or name the type, such as columns={{{first!r}: 'categorical'}}",
-        UserWarning,
-        stacklevel=2,
-    )
+    conversions = find_text_times(table, placeholders, types)
+    with giving_once((name, *each) for each in conversions.items()) as new:
+        if not new:
+            return
+        columns = join_names([repr(column) for _, column, _ in new])
+        _, first, conversion = new[0]
+        warnings.warn(
+            f"{name}: the values of {columns} are text that looks like dates or times, which the "
+            f"model takes for categories or leaves out. Convert them: {conversion}; or name the "
+            f"type, such as columns={{{first!r}: 'categorical'}}",
+            UserWarning,
+            stacklevel=2,
+        )
