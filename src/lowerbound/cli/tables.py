@@ -3,7 +3,7 @@
 import math
 import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from lowerbound.data.unused import list_names
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, StorageError
 
 if TYPE_CHECKING:
+    from lowerbound.data.columns import Schema
     from lowerbound.models.table import TableModel
 
 # The number of draws of z from which those given known entries are chosen.
@@ -156,14 +157,10 @@ def score(
             examples = make_table_examples(part, model.schema, name=str(data), first_row=rows)
             found = score_table(model, examples, samples, seed=seed)
             scores = found.to_frame("pyarrow")
-            columns: dict[str, Any] = {"row": range(rows, rows + part.num_rows)}
-            identifiers = (each.name for each in model.schema.columns if each.type == "identifier")
-            for name in identifiers:
-                if name in part.column_names:
-                    taken = name in ("row", *scores.column_names)
-                    columns[f"{name}_" if taken else name] = part[name]
-            columns |= dict(zip(scores.column_names, scores.columns, strict=True))
-            writer.write(make_frame(columns, "pyarrow"))
+            columns = dict(zip(scores.column_names, scores.columns, strict=True))
+            numbers = {"row": range(rows, rows + part.num_rows)}
+            identifiers = list_identifiers(part, model.schema, ("row", *columns))
+            writer.write(make_frame(numbers | identifiers | columns, "pyarrow"))
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
             rows += part.num_rows
             total += float(found.per_example.sum())
@@ -173,6 +170,16 @@ def score(
             f"the scores of {_name_rows(doubtful)} are not to be trusted, see the column doubtful; "
             "use more --samples"
         )
+
+
+def list_identifiers(table: Any, schema: "Schema", taken: Iterable[str]) -> dict[str, Any]:
+    """The identifiers of a table of pyarrow; those with names that are taken get an underscore."""
+    names, others = set(table.column_names), set(taken)
+    return {
+        f"{each.name}_" if each.name in others else each.name: table[each.name]
+        for each in schema.columns
+        if each.type == "identifier" and each.name in names
+    }
 
 
 def _count_rows(count: int) -> str:

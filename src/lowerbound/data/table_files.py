@@ -255,8 +255,17 @@ def _make_empty_error(path: Path) -> DataError:
     return DataError(f"{path}: the table has no rows; give one with at least one row")
 
 
+def is_table_file(path: Path) -> bool:
+    """Whether there is a file whose name ends as those of tables do."""
+    return path.is_file() and _get_suffix(path) in (*TEXT, *BINARY)
+
+
+def _get_suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
 def _find_suffix(path: Path) -> str:
-    suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    suffix = _get_suffix(path)
     if suffix not in (*TEXT, *BINARY):
         raise DataError(
             f"{path}: a table is read from a file that ends in {', '.join((*TEXT, *BINARY))}; "
