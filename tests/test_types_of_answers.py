@@ -2,6 +2,7 @@
 
 import datetime
 from decimal import Decimal
+from typing import Any
 
 import narwhals as nw
 import numpy as np
@@ -43,6 +44,13 @@ def make_pandas(**types) -> pd.DataFrame:
     return frame.set_axis([f"row {row}" for row in range(ROWS)])
 
 
+def make_dictionary(*, ordered: bool = False) -> Any:
+    """Cells of a dictionary, as pandas reads categories from a .parquet file into arrow's types."""
+    kind = pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string(), ordered=ordered))
+    cells = pd.array(["b", "a", None, "c"] * (ROWS // 4), dtype=pd.ArrowDtype(pa.string()))
+    return pd.array(pa.array(cells).dictionary_encode().cast(kind.pyarrow_dtype), dtype=kind)
+
+
 def make_polars() -> pl.DataFrame:
     values = make_values()
     types = {
@@ -70,7 +78,7 @@ FRAMES = {
         text="string[pyarrow]",
         time="timestamp[us][pyarrow]",
         price=pd.ArrowDtype(pa.decimal128(10, 2)),
-    ),
+    ).assign(job=make_dictionary(), grade=make_dictionary(ordered=True)),
     "polars": make_polars,
     "pyarrow": lambda: make_polars().drop("large").to_arrow(),
 }

@@ -17,6 +17,16 @@ def is_dictionary(kind: Any) -> bool:
     return bool(pyarrow.types.is_dictionary(kind))
 
 
+def find_dictionary_cells(native: Any) -> Any | None:
+    """The cells of a column of pyarrow that has a dictionary, also in a frame of pandas."""
+    if not hasattr(native, "dtype"):
+        return native if is_dictionary(native.type) else None
+    kind = getattr(native.dtype, "pyarrow_dtype", None)
+    if kind is None or not is_dictionary(kind):
+        return None
+    return native.array.__arrow_array__()
+
+
 def join_orders(*orders: Iterable[Any]) -> list[Any]:
     """The categories of several lists, in an order that agrees with all of them if there is one.
 

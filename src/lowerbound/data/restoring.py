@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.data.columns import CODED, Column, Floats, Mask
-from lowerbound.data.dictionaries import encode, join_orders, list_dictionary
+from lowerbound.data.dictionaries import (
+    encode,
+    find_dictionary_cells,
+    join_orders,
+    list_dictionary,
+)
 from lowerbound.data.raw_columns import FrameColumn
 from lowerbound.data.raw_values import find_zone_of, name_category
 from lowerbound.errors import DataError
@@ -328,20 +333,25 @@ def _fill_categories(
 ) -> nw.Series[Any]:
     """Replace categories, and declare those that the series does not have."""
     native = series.to_native()
+    cells = find_dictionary_cells(native)
+    if cells is not None:
+        texts = cells.to_pylist()
+        for place, value in zip(places, values, strict=True):
+            texts[place] = value
+        labels = _join_labels(list_dictionary(cells), values, column)
+        pyarrow = import_library("pyarrow")
+        plain = pyarrow.chunked_array([pyarrow.array(texts, cells.type.value_type)])
+        made = encode(plain, labels, cells.type)
+        if series.implementation.is_pandas():
+            pandas = import_library("pandas")
+            made = pandas.Series(made, native.index, dtype=pandas.ArrowDtype(made.type))
+        return _wrap(made, series)
     if series.implementation.is_pandas():
         own = {name_category(each): each for each in native.cat.categories}
         labels = _join_labels(list(own), values, column)
         if labels != list(own):
             native = native.cat.set_categories([own.get(each, each) for each in labels])
         return _scatter(_wrap(native, series), places, [own.get(each, each) for each in values])
-    if series.implementation.is_pyarrow():
-        texts = native.to_pylist()
-        for place, value in zip(places, values, strict=True):
-            texts[place] = value
-        labels = _join_labels(list_dictionary(native), values, column)
-        pyarrow = import_library("pyarrow")
-        cells = pyarrow.chunked_array([pyarrow.array(texts, native.type.value_type)])
-        return _wrap(encode(cells, labels, native.type), series)
     kind: Any = series.dtype
     if isinstance(series.dtype, nw.Enum):
         kind = nw.Enum(_join_labels(list(series.dtype.categories), values, column))
