@@ -65,6 +65,12 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
+def _hints_anew(monkeypatch):
+    """Each test gets the hints about its data, whatever data the tests before had."""
+    monkeypatch.setattr("lowerbound.data.hints._GIVEN", set())
+
+
+@pytest.fixture(autouse=True)
 def _without_waiting_for_disks(monkeypatch):
     """A test's files need not survive a loss of power; a slow disk would take most of its time."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)

@@ -16,6 +16,7 @@ from pyarrow import feather, parquet
 import lowerbound as lb
 from lowerbound.cli import main, tables
 from lowerbound.data import Column, Schema
+from lowerbound.data.table_files import load_table
 from lowerbound.recipes import find_recipe
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -244,11 +245,33 @@ def test_rows_of_a_model_of_an_array_are_written(tmp_path, capsys):
     assert (found["x1"] == 7).all()
 
 
-def test_embeddings_of_another_table_are_written(folder, tmp_path, capsys):
-    new, out = tmp_path / "new.parquet", tmp_path / "codes.csv"
-    make_holes(30).to_parquet(new)
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".feather"])
+def test_embeddings_of_another_table_are_written_beside_its_identifiers(
+    folder, tmp_path, capsys, suffix
+):
+    frame, new, out = make_holes(30), tmp_path / "new.parquet", tmp_path / f"codes{suffix}"
+    frame.to_parquet(new)
     assert run(capsys, "encode", folder / "run", "--data", new, "--out", out)[0] == 0
-    assert len(pd.read_csv(out)) == 30
+    found = load_table(out).to_pandas()
+    assert list(found) == ["row", "id", "name", "z0", "z1"]
+    assert found["row"].tolist() == list(range(30))
+    assert found["id"].tolist() == frame["id"].tolist()
+    assert found["name"].tolist() == frame["name"].tolist()
+    codes = lb.load(folder / "run").encode(frame).to_numpy()
+    np.testing.assert_allclose(found[["z0", "z1"]], codes, rtol=1e-5, atol=1e-6)
+
+
+def test_embeddings_of_a_part_of_the_training_table_have_its_identifiers(folder, tmp_path, capsys):
+    out = tmp_path / "codes.parquet"
+    assert run(capsys, "encode", folder / "run", "--split", "test", "--out", out)[0] == 0
+    found, frame = pd.read_parquet(out), make_holes()
+    assert len(found) == 12
+    assert found["name"].tolist() == frame["name"].iloc[found["row"]].tolist()
+
+
+def test_another_table_is_evaluated(folder, tmp_path, capsys):
+    new = tmp_path / "new.parquet"
+    make_holes(30).to_parquet(new)
     code, said, _ = run(capsys, "evaluate", folder / "run", "--data", new)
     assert code == 0
     assert "independent entries" in said

@@ -64,7 +64,7 @@ def test_every_value_comes_back():
     values, observed = read_table(frame, schema)
     assert values.dtype == torch.float32
     assert observed[:, [schema.places[c.name].start for c in schema.modelled]].all()
-    again = make_table(decode_columns(values, schema), schema, frame.index)
+    again = make_table(decode_columns(values, schema), schema).set_axis(frame.index)
     assert list(again.columns) == [name for name in frame if TYPES[name] != "identifier"]
     assert (again.index == frame.index).all()
     for name in ("job", "answer", "smokes", "visits", "year", "born"):

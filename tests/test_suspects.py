@@ -89,6 +89,28 @@ def test_an_inspected_table_shows_them():
     )
 
 
+def test_the_warning_comes_once_for_the_same_data_in_a_session(tmp_path):
+    frame = make_messy()
+    frame.to_csv(tmp_path / "messy.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="is -999 in 5 rows"):
+            lb.load_data(frame)
+    with pytest.warns(UserWarning, match="is -999 in 5 rows"):
+        lb.load_data(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lb.load_data(frame)
+        lb.load_data(frame, missing_values=["n/a"])
+    with pytest.warns(UserWarning, match="'income' is -999 in 4 rows") as caught:
+        lb.load_data(frame[1:])
+    assert "'city'" not in str(caught[0].message)  # in as many rows as before
+    with pytest.warns(UserWarning, match="messy.csv: the column 'income' is -999 in 5 rows"):
+        lb.load_data(tmp_path / "messy.csv")
+    for _ in range(2):
+        assert "missing? -999 in 5 rows" in str(inspect_table(frame)["values"][0])
+
+
 def run(capsys, *words) -> tuple[int, str, str]:
     with pytest.raises(SystemExit) as ended:
         main([str(word) for word in words])

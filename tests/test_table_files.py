@@ -16,7 +16,7 @@ import lowerbound as lb
 from lowerbound.data.columns import Column, Schema
 from lowerbound.data.completing import complete_text, keep_types, widen_columns
 from lowerbound.data.csv_text import convert_to_schema
-from lowerbound.data.dictionaries import join_orders
+from lowerbound.data.dictionaries import join_orders, share_dictionaries
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.known_columns import read_column
@@ -280,6 +280,32 @@ def test_ordered_categories_of_three_groups_of_rows_have_the_order_of_all(tmp_pa
             writer.write_table(pa.table({"level": chunk}))
     schema = lb.load_data(path, test_fraction=0).train.preprocessing.schema
     assert schema.find("level").categories == tuple(levels)
+
+
+class CopiedColumns:
+    """A table that counts the columns that are copied into new tables."""
+
+    def __init__(self, table, counts):
+        self.table, self.counts = table, counts
+
+    def __getattr__(self, name):
+        return getattr(self.table, name)
+
+    def set_column(self, *arguments):
+        self.counts.append(self.table.num_columns)
+        return CopiedColumns(self.table.set_column(*arguments), self.counts)
+
+
+def test_dictionaries_of_many_columns_are_shared_at_once():
+    names = [f"x{number}" for number in range(50)]
+    cells = pa.array(["a", "b"]).dictionary_encode()
+    table, copied = pa.table(dict.fromkeys(names, cells)), []
+    categories = {name: ["z", "b", "a"] for name in names[:-1]}
+    shared = share_dictionaries(CopiedColumns(table, copied), categories)
+    assert sum(copied) <= len(names)
+    assert shared.to_pydict() == table.to_pydict()
+    assert shared["x0"].chunk(0).dictionary.to_pylist() == ["z", "b", "a"]
+    assert shared["x49"].chunk(0).dictionary.to_pylist() == ["a", "b"]
 
 
 def test_feather_files_with_categories_as_views_of_text_are_read(tmp_path):

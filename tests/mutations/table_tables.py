@@ -345,8 +345,8 @@ MUTATIONS = [
     ),
     Mutation(
         MODEL,
-        "drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))",
-        "drawn[name] = there.repeat(count)",
+        "made = make_table_like(rows, drawn, self.schema, keeps_entries=True)",
+        "made = rows",
         "Entries that are missing in the condition stay missing.",
     ),
     Mutation(

@@ -40,7 +40,7 @@ def inspect(
         return
     from lowerbound.data.describing import describe_columns
     from lowerbound.data.frames import open_table
-    from lowerbound.data.suspects import list_marks
+    from lowerbound.data.suspects import suggest_marks
     from lowerbound.data.table_files import load_table, parse_column_types, parse_missing_values
 
     placeholders = parse_missing_values(missing_values)
@@ -56,7 +56,7 @@ def inspect(
         "ordinal, categorical, boolean, time, or identifier to leave the column out"
     )
     if suspects:
-        marks = ",".join(map(str, list_marks(suspects, placeholders)))
+        marks = ",".join(map(str, suggest_marks(suspects, placeholders)))
         print(
             f"if the values marked with missing? stand for missing ones: --missing-values "
             f"{shlex.quote(marks)}"
@@ -86,4 +86,4 @@ def _print_table(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> Non
         table.add_column(heading, no_wrap=heading != headings[-1])
     for line in lines:
         table.add_row(*line)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)

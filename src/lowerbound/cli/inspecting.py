@@ -1,5 +1,6 @@
 """``lowerbound sample``, ``reconstruct`` and ``encode`` write what a trained model makes."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +14,18 @@ from lowerbound.cli.runs import (
     Seed,
     Split,
     choose_part,
+    find_data,
     load_examples,
     open_run,
 )
-from lowerbound.cli.tables import Trained, load_model, write_rows
+from lowerbound.cli.tables import Trained, list_identifiers, load_model, write_rows
 from lowerbound.errors import SettingsError
 
 if TYPE_CHECKING:
     from lowerbound.data import Examples
     from lowerbound.report.drawing import Drawing
+
+_WRITTEN_BY_PYARROW = (".tsv", ".parquet", ".feather", ".arrow")
 
 Part = Annotated[Split, typer.Option(help="The part of the data.")]
 Draws = Annotated[int, typer.Option(min=1, help="The number of draws.")]
@@ -129,8 +133,8 @@ def encode(
     out: Annotated[
         Path,
         typer.Option(
-            help="The file to write: .npy for an array, or .csv for a table with rows, files and "
-            "labels.",
+            help="The file to write: .npy for an array; or .csv, .tsv, .parquet or .feather for a "
+            "table with rows, identifiers, files and labels.",
             show_default=False,
         ),
     ],
@@ -139,9 +143,14 @@ def encode(
 ) -> None:
     """Write one point z for each example, such as the mean of q(z|x), in the order of the data.
 
-    If the model has several groups of latents, their points are concatenated.
+    If the model has several groups of latents, their points are concatenated. A table begins with
+    the number of the row in the data, counted from 0.
     """
-    _check_suffix(out, (".npy", ".csv"))
+    from lowerbound.data.table_writing import check_target
+
+    _check_suffix(out, (".npy", ".csv", *_WRITTEN_BY_PYARROW))
+    if out.suffix in _WRITTEN_BY_PYARROW:
+        check_target(out)
     model, config = open_run(directory)
     examples = load_examples(config, data, split, model)
     model.check_data(examples)
@@ -151,7 +160,9 @@ def encode(
         _write(array, out, f"codes of {array[0].numel()} values")
         return
     columns = _make_columns(codes)
-    _write_table(columns, examples, out)
+    about = _describe_rows(examples)
+    identifiers = _read_identifiers(model, find_data(config, data)[0], about["row"], columns)
+    _write_table(about | identifiers | columns, out)
     print(f"wrote {len(examples)} codes of {len(columns)} values to {out}")
 
 
@@ -176,12 +187,8 @@ def _make_columns(codes: Any) -> dict[str, list[Any]]:
     }
 
 
-def _write_table(codes: dict[str, list[Any]], examples: "Examples", out: Path) -> None:
-    """Write a row for each example: its row in the source, its file, its label, and its code."""
-    import csv
-
-    from lowerbound.runtime.outputs import write_whole
-
+def _describe_rows(examples: "Examples") -> dict[str, list[Any]]:
+    """Describe each example: its row in the source, its file and its label."""
     rows = list(range(len(examples)))
     if examples.rows is not None:
         rows = examples.rows.tolist()
@@ -192,12 +199,41 @@ def _write_table(codes: dict[str, list[Any]], examples: "Examples", out: Path) -
         columns["label"] = examples.labels.tolist()
         if examples.label_names:
             names = dict(enumerate(examples.label_names))  # -1 is a label that is not known
-            columns["label"] = [names.get(label, label) for label in columns["label"]]
-    columns |= codes
+            columns["label"] = [names.get(label, str(label)) for label in columns["label"]]
+    return columns
+
+
+def _read_identifiers(
+    model: Any, source: str, rows: list[int], others: Iterable[str]
+) -> dict[str, Any]:
+    """Read the identifiers of some rows of a file with a table; other data have none."""
+    from lowerbound.data.table_files import is_table_file, load_table
+    from lowerbound.models import TableModel
+
+    path = Path(source).expanduser()
+    if not isinstance(model, TableModel) or not is_table_file(path):
+        return {}
+    table = load_table(path, model.schema).take(rows)
+    return list_identifiers(table, model.schema, ("row", *others))
+
+
+def _write_table(columns: dict[str, Any], out: Path) -> None:
+    """Write a table; a .csv file also where pyarrow is not installed."""
+    import csv
+
+    from lowerbound.data.frames import make_frame
+    from lowerbound.data.table_writing import TableWriter
+    from lowerbound.runtime.outputs import write_whole
+
+    if out.suffix in _WRITTEN_BY_PYARROW:
+        with TableWriter(out) as writer:
+            writer.write(make_frame(columns, "pyarrow"))
+        return
+    lists = (each if isinstance(each, list) else each.to_pylist() for each in columns.values())
     with write_whole(out) as path, path.open("w", newline="", encoding="utf8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        lines = csv.writer(file)
+        lines.writerow(columns)
+        lines.writerows(zip(*lists, strict=True))
 
 
 def _check_suffix(out: Path, allowed: tuple[str, ...]) -> None:

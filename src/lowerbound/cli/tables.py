@@ -3,7 +3,7 @@
 import math
 import statistics
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from lowerbound.data.unused import list_names
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, StorageError
 
 if TYPE_CHECKING:
+    from lowerbound.data.columns import Schema
     from lowerbound.models.table import TableModel
 
 # The number of draws of z from which those given known entries are chosen.
@@ -55,8 +56,9 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         int | None,
         typer.Option(
             min=1,
-            help="Write so many tables with draws, to FILE-1, FILE-2, ..., instead of one with "
-            "points. The numbers have as many digits as the last.",
+            help="Write so many tables with draws instead of one with points. With --draws 20 "
+            "--out done.csv, they are done-01.csv, done-02.csv, ..., done-20.csv: all numbers have "
+            "as many digits as the last.",
         ),
     ] = None,
     samples: Annotated[
@@ -87,6 +89,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
     model = open_table_model(run)
     schema, is_text = model.schema, out.suffix.lower() in (".csv", ".tsv")
     rows, incomplete, doubtful, unfilled = 0, 0, list[int](), dict[str, None]()
+    names = set[str]()
     with ExitStack() as files:
         writers = [files.enter_context(TableWriter(path)) for path in targets]
         for part, text in iterate_parts(data, _ROWS, schema):
@@ -102,15 +105,16 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
                 if text is not None and is_text:
                     completed = complete_text(text, part, completed, schema)
                 writer.write(completed)
-            there = (name for name in found.left_out if name in part.column_names)
+            names = set(part.column_names)
+            there = (name for name in found.left_out if name in names)
             unfilled |= dict.fromkeys(name for name in there if part[name].null_count)
-            absent = [each.name for each in schema.modelled if each.name not in part.column_names]
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
             rows += len(found.incomplete)
             incomplete += int(found.incomplete.sum())
     dots = ", ..., " if len(targets) > 2 else ", "
     written = dots.join(map(str, dict.fromkeys((targets[0], targets[-1]))))
     print(f"imputed {incomplete:,} of {_count_rows(rows)} to {written}")
+    absent = [each.name for each in schema.modelled if each.name not in names]
     if absent:
         print(f"not filled in, because the table does not have them: {', '.join(absent)}")
     if unfilled:
@@ -153,14 +157,10 @@ def score(
             examples = make_table_examples(part, model.schema, name=str(data), first_row=rows)
             found = score_table(model, examples, samples, seed=seed)
             scores = found.to_frame("pyarrow")
-            columns: dict[str, Any] = {"row": range(rows, rows + part.num_rows)}
-            identifiers = (each.name for each in model.schema.columns if each.type == "identifier")
-            for name in identifiers:
-                if name in part.column_names:
-                    taken = name in ("row", *scores.column_names)
-                    columns[f"{name}_" if taken else name] = part[name]
-            columns |= dict(zip(scores.column_names, scores.columns, strict=True))
-            writer.write(make_frame(columns, "pyarrow"))
+            columns = dict(zip(scores.column_names, scores.columns, strict=True))
+            numbers = {"row": range(rows, rows + part.num_rows)}
+            identifiers = list_identifiers(part, model.schema, ("row", *columns))
+            writer.write(make_frame(numbers | identifiers | columns, "pyarrow"))
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
             rows += part.num_rows
             total += float(found.per_example.sum())
@@ -170,6 +170,16 @@ def score(
             f"the scores of {_name_rows(doubtful)} are not to be trusted, see the column doubtful; "
             "use more --samples"
         )
+
+
+def list_identifiers(table: Any, schema: "Schema", taken: Iterable[str]) -> dict[str, Any]:
+    """The identifiers of a table of pyarrow; those with names that are taken get an underscore."""
+    names, others = set(table.column_names), set(taken)
+    return {
+        f"{each.name}_" if each.name in others else each.name: table[each.name]
+        for each in schema.columns
+        if each.type == "identifier" and each.name in names
+    }
 
 
 def _count_rows(count: int) -> str:
@@ -244,7 +254,7 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
             assumption = (f"{each.slope:g}", f"x {each.odds_ratio:.2f}")
         means = _show_number(each.mean_of_imputed), _show_number(each.mean)
         table.add_row(each.column, f"{each.missing:.1%}", *assumption, *means)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)
     if out is not None:
         with TableWriter(out) as writer:
             writer.write(tabulate_sensitivity(found, "pyarrow"))
@@ -324,7 +334,9 @@ def write_rows(
     if given:
         path = Path(given[0])
         if len(given) > 1 or not path.is_file():
-            reason = "" if len(given) > 1 or "=" in path.name else "there is no such file; "
+            reason = ""
+            if len(given) == 1 and "=" not in path.name:
+                reason = "there is no such file; "
             raise SettingsError(
                 f"--given {' '.join(given)}: {reason}for a table, give one file with some of its "
                 "columns"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from lowerbound.data.columns import CODED, Column, Schema
 from lowerbound.data.csv_text import format_cells
-from lowerbound.data.dictionaries import decode, encode, is_dictionary, join_orders, list_dictionary
+from lowerbound.data.dictionaries import (
+    decode,
+    encode,
+    is_dictionary,
+    join_orders,
+    list_dictionary,
+    replace_columns,
+)
 from lowerbound.data.frames import open_table
 from lowerbound.data.restoring import list_labels
 
@@ -23,7 +30,7 @@ def widen_columns(table: Any, schema: Schema) -> Any:
         found[place] = decode(table.column(place))
         if wide is not None and found[place].type != wide:
             found[place] = found[place].cast(wide, safe=False)
-    return _replace_columns(table, found)
+    return replace_columns(table, found)
 
 
 def keep_types(table: Any, completed: Any, schema: Schema) -> Any:
@@ -47,7 +54,7 @@ def keep_types(table: Any, completed: Any, schema: Schema) -> Any:
         cells = found.get(place, own)
         if decode(cells).type == own.type.value_type:
             found[place] = encode(cells, join_orders(list_dictionary(own), labels), own.type)
-    return _replace_columns(table, found)
+    return replace_columns(table, found)
 
 
 def complete_text(text: Any, table: Any, completed: Any, schema: Schema) -> Any:
@@ -65,18 +72,7 @@ def complete_text(text: Any, table: Any, completed: Any, schema: Schema) -> Any:
         new = format_cells(completed.column(place))
         new = _imitate(new, cells, missing, table.column(place).type)
         found[place] = _choose(missing, new, cells)
-    return _replace_columns(text, found)
-
-
-def _replace_columns(table: Any, found: Mapping[int, Any]) -> Any:
-    """Replace columns by their places, all at once, because each table copies the list of all."""
-    import pyarrow
-
-    columns, fields = list(table.columns), list(table.schema)
-    for place, cells in found.items():
-        columns[place], fields[place] = cells, pyarrow.field(fields[place].name, cells.type)
-    schema = pyarrow.schema(fields, metadata=table.schema.metadata)
-    return pyarrow.Table.from_arrays(columns, schema=schema)
+    return replace_columns(text, found)
 
 
 def _find_incomplete(table: Any, schema: Schema) -> Iterator[tuple[int, Column, Any]]:

@@ -16,6 +16,7 @@ from lowerbound.data.suspects import (
     warn_unmatched,
 )
 from lowerbound.data.table_files import parse_column_types, parse_missing_values
+from lowerbound.data.text_times import find_text_times
 
 _REASONS = {
     "constant": "left out: a single value, or none",
@@ -40,7 +41,8 @@ def inspect_table(
     Returns:
         A frame of the same library (pandas for an array), with a row for each column: ``column``,
         ``type``, ``missing`` (the share of missing values) and ``values`` (their range, and
-        values that usually stand for missing ones but are not declared).
+        values that usually stand for missing ones but are not declared; or how to convert
+        dates that are written as text).
 
     Raises:
         DataError: for a name or a type that does not exist, or values that a type does not have.
@@ -79,11 +81,14 @@ def describe_columns(
     """
     schema = infer_schema(table, types=types, placeholders=placeholders, name=name)
     suspects = find_suspects(table, placeholders, types)
+    conversions = find_text_times(table, placeholders, types)
     lines: list[tuple[str, str, str, str]] = []
     for column in schema.columns:
         values = _describe_values(column)
         if column.name in suspects:
             values += f"; missing? {describe_suspects(suspects[column.name])}"
+        if column.name in conversions:
+            values += f"; dates? {conversions[column.name]}"
         missing = _count_missing(table, column, placeholders)
         lines.append((column.name, column.type, missing, values))
     return lines, suspects

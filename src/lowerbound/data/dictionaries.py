@@ -17,6 +17,16 @@ def is_dictionary(kind: Any) -> bool:
     return bool(pyarrow.types.is_dictionary(kind))
 
 
+def find_dictionary_cells(native: Any) -> Any | None:
+    """The cells of a column of pyarrow that has a dictionary, also in a frame of pandas."""
+    if not hasattr(native, "dtype"):
+        return native if is_dictionary(native.type) else None
+    kind = getattr(native.dtype, "pyarrow_dtype", None)
+    if kind is None or not is_dictionary(kind):
+        return None
+    return native.array.__arrow_array__()
+
+
 def join_orders(*orders: Iterable[Any]) -> list[Any]:
     """The categories of several lists, in an order that agrees with all of them if there is one.
 
@@ -128,11 +138,21 @@ def find_dictionaries(tables: Iterable[Any]) -> dict[str, list[Any]]:
 
 def share_dictionaries(table: Any, categories: Mapping[str, Sequence[Any]]) -> Any:
     """Encode columns of a part of a table by the categories that the whole table has."""
-    for place, name in enumerate(table.column_names):
-        if name in categories:
-            cells = table.column(place)
-            shared = encode(cells, categories[name], cells.type)
-            table = table.set_column(
-                place, table.schema.field(place).with_type(shared.type), shared
-            )
-    return table
+    pairs = zip(table.column_names, table.columns, strict=True)
+    found = {
+        place: encode(cells, categories[name], cells.type)
+        for place, (name, cells) in enumerate(pairs)
+        if name in categories
+    }
+    return replace_columns(table, found)
+
+
+def replace_columns(table: Any, found: Mapping[int, Any]) -> Any:
+    """Replace columns by their places, all at once, because each table copies the list of all."""
+    import pyarrow
+
+    columns, fields = list(table.columns), list(table.schema)
+    for place, cells in found.items():
+        columns[place], fields[place] = cells, fields[place].with_type(cells.type)
+    schema = pyarrow.schema(fields, metadata=table.schema.metadata)
+    return pyarrow.Table.from_arrays(columns, schema=schema)

@@ -124,6 +124,13 @@ def _list_names(data: Any) -> Sequence[Any]:
     return names if isinstance(names, list) else list(data.columns)
 
 
+def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
+    """Take some rows of an array or a frame."""
+    if not is_frame(data):
+        return np.asarray(data)[rows]
+    return nw.from_native(data, eager_only=True)[rows.tolist()].to_native()
+
+
 def make_frame(
     columns: Mapping[str, Sequence[Any] | NDArray[Any]], library: str, index: Any = None
 ) -> Any:

@@ -28,6 +28,7 @@ from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_a
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, clean_marks, simplify
+from lowerbound.data.text_times import suggest_conversion
 from lowerbound.errors import DataError, SettingsError
 
 # Text with more values than this share of the rows, or than this number, is an identifier.
@@ -136,7 +137,10 @@ def infer_column(
     base = replace(base, has_missing=bool(missing.any()))
     content = raw.find_content(missing)
     if asked is not None and content not in _list_contents(asked):
-        raise DataError(f"{where} contains {content}, so it cannot be {asked}; convert it")
+        remedy = "convert it"
+        if asked == "time" and content == "text":
+            remedy += f", such as {suggest_conversion(raw)}"
+        raise DataError(f"{where} contains {content}, so it cannot be {asked}; {remedy}")
     if content == "times" and raw.find_declared_content() is None and raw.has_only_dates():
         base = replace(base, dtype="Date")
     if content == "times":

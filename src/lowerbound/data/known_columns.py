@@ -11,6 +11,7 @@ from lowerbound.data.columns import CODED, Column, Floats, Mask, join_names
 from lowerbound.data.inference import check_ends, check_values, refuse_infinite
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, classify
+from lowerbound.data.text_times import suggest_conversion
 from lowerbound.errors import DataError
 
 
@@ -39,18 +40,30 @@ def read_column(raw: RawColumn, column: Column, placeholders: Sequence[Any]) -> 
 
 def _check_contents(raw: RawColumn, column: Column, missing: Mask) -> None:
     known = _list_known_contents(column)
-    accepted = set(known)
+    found = sorted(_find_contents(raw, missing) - _list_accepted(column))
+    if found:
+        names, example = " or ".join(known), ""
+        if column.type == "time" and found[0] == "text":
+            example = f", such as {suggest_conversion(raw)}"
+        raise DataError(
+            f"{raw.where} contains {found[0]}, but the model was trained on {names} "
+            f"({column.type}); convert the column to {names}{example}"
+        )
+
+
+def _list_accepted(column: Column) -> set[Content]:
+    """What a later column may contain."""
+    accepted = set(_list_known_contents(column))
     if column.type in CODED and set(column.categories) <= {0, 1}:
         accepted = {"numbers", "truth values"}
     if column.type not in CODED and column.dtype == "Boolean":  # declared as numbers
         accepted.add("truth values")
-    found = sorted(_find_contents(raw, missing) - accepted)
-    if found:
-        names = " or ".join(known)
-        raise DataError(
-            f"{raw.where} contains {found[0]}, but the model was trained on {names} "
-            f"({column.type}); convert the column to {names}"
-        )
+    return accepted
+
+
+def suits(raw: RawColumn, column: Column, missing: Mask) -> bool:
+    """Whether a column has no values, or such as the column had in training."""
+    return bool(missing.all()) or _find_contents(raw, missing) <= _list_accepted(column)
 
 
 def _list_known_contents(column: Column) -> list[Content]:

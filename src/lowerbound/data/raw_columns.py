@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.data.columns import Floats, Mask
-from lowerbound.data.dictionaries import list_dictionary
+from lowerbound.data.dictionaries import find_dictionary_cells, list_dictionary
 from lowerbound.data.raw_values import (
     Content,
     classify,
@@ -235,12 +235,11 @@ class FrameColumn(RawColumn):
 
     @property
     def _is_ordered(self) -> bool:
+        if self.series.implementation.is_polars():
+            return self.series.dtype == nw.Enum
         native = self.series.to_native()
-        if self.series.implementation.is_pandas_like():
-            return bool(native.cat.ordered)
-        if self.series.implementation.is_pyarrow():
-            return bool(native.type.ordered)
-        return self.series.dtype == nw.Enum
+        cells = find_dictionary_cells(native)
+        return bool(native.cat.ordered if cells is None else cells.type.ordered)
 
     def __len__(self) -> int:
         return len(self.series)
@@ -300,7 +299,8 @@ class FrameColumn(RawColumn):
             series = series.cast(nw.Datetime("us", zone)).dt.timestamp("us")
         elif content == "truth values":
             series = series.cast(nw.Int8)
-        if not series.dtype.is_integer():  # pyarrow refuses to cast integers above 2^53
+        is_large = series.dtype in (nw.Int128, nw.UInt128)  # unknown to numpy
+        if is_large or not series.dtype.is_integer():  # pyarrow refuses to cast those above 2^53
             series = series.cast(nw.Float64)
         floats: Floats = np.array(series.fill_null(0).to_numpy(), dtype=float)
         floats[np.array(self.series.is_null().to_numpy(), dtype=bool)] = np.nan
@@ -310,14 +310,15 @@ class FrameColumn(RawColumn):
         """The categories that its type declares, and whether they are ordered; or ``None``."""
         if not self._is_category:
             return None
-        native = self.series.to_native()
         found: Iterable[Any]
-        if self.series.implementation.is_pandas_like():
+        native = self.series.to_native()
+        cells = find_dictionary_cells(native)
+        if cells is not None and self._is_ordered:
+            found = list_dictionary(cells)
+        elif cells is None and self.series.implementation.is_pandas_like():
             found = native.cat.categories.tolist()
         elif isinstance(self.series.dtype, nw.Enum):
             found = self.series.dtype.categories
-        elif self.series.implementation.is_pyarrow() and self._is_ordered:
-            found = list_dictionary(native)
         else:  # in an order that depends on that of the rows
             present = {each for each in self.list_values() if each is not None}
             found = sorted(present, key=lambda each: (str(type(each)), each))

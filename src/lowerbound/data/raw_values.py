@@ -65,13 +65,13 @@ def name_zone(zone: Any) -> str:
         return "UTC"
 
 
-def list_marks(values: Any) -> tuple[Any, ...]:
-    """List the values that stand for missing ones; a single value or none may be given, too.
+def read_marks(values: Any) -> tuple[Any, ...]:
+    """Read the values that stand for missing ones; a user may also give a single value or none.
 
     A number also stands for the same number written as text.
 
     Example:
-        >>> list_marks(-999), list_marks(["?", -0.5]), list_marks(None)
+        >>> read_marks(-999), read_marks(["?", -0.5]), read_marks(None)
         ((-999, '-999'), ('?', -0.5, '-0.5'), ())
     """
     if isinstance(values, str) or not isinstance(values, Iterable):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
@@ -13,15 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.data.columns import CODED, Column, Floats, Mask
-from lowerbound.data.dictionaries import encode, join_orders, list_dictionary
+from lowerbound.data.dictionaries import (
+    encode,
+    find_dictionary_cells,
+    join_orders,
+    list_dictionary,
+)
 from lowerbound.data.raw_columns import FrameColumn
-from lowerbound.data.raw_values import find_zone_of, is_missing, name_category
+from lowerbound.data.raw_values import find_zone_of, name_category
 from lowerbound.errors import DataError
 
 LIBRARIES = ("pandas", "polars", "pyarrow")
 """Frames of these libraries are answered with frames of the same, others with pyarrow's."""
 
 _MICROSECONDS = 1e6
+_DECIMAL = r"Decimal\(precision=(\d+), scale=(\d+)\)"
 _CATEGORIES = ("Categorical", "Enum")
 
 # Seconds since 1970 of the years 2 to 9998, and of what 64 bits of nanoseconds can hold.
@@ -107,7 +114,37 @@ def make_series(raw: Floats, column: Column, library: str) -> Any:
     if column.dtype in _CATEGORIES and column.type in CODED:
         labels = list_labels(column)
         return _make_categories(list(values), labels, library, column.dtype == "Enum")
+    if library != "pandas" and column.type not in CODED:
+        decimals = _round_to_decimals(raw, column.dtype, column)
+        if decimals is not None:
+            return _make_decimals(decimals, column.dtype, library)
     return _make_plain(values, column.dtype, library)
+
+
+def _round_to_decimals(raw: Floats, dtype: str, column: Column) -> list[Decimal | None] | None:
+    """Numbers in a type of decimals, ``None`` for NaN; ``None`` if the type does not hold them.
+
+    As a positive number or a proportion, a value that would be rounded to 0 or 1 does not fit.
+    """
+    found = re.fullmatch(_DECIMAL, dtype)
+    if not found:
+        return None
+    precision, scale = map(int, found.groups())
+    rounded = np.round(raw, scale)
+    ends = {"positive": (0.0,), "proportion": (0.0, 1.0)}.get(column.type, ())
+    if (np.isin(rounded, ends) & (rounded != raw)).any():
+        return None
+    if (np.abs(rounded) >= 10.0 ** (precision - scale)).any():
+        return None
+    return [None if np.isnan(each) else Decimal(f"{each:.{scale}f}") for each in rounded]
+
+
+def _make_decimals(values: list[Decimal | None], dtype: str, library: str) -> Any:
+    module = import_library(library)
+    precision, scale = map(int, re.findall(r"\d+", dtype))
+    if library == "polars":
+        return module.Series(values, dtype=module.Decimal(precision, scale))
+    return module.chunked_array([module.array(values, module.decimal128(precision, scale))])
 
 
 def list_labels(column: Column) -> list[Any]:
@@ -115,22 +152,6 @@ def list_labels(column: Column) -> list[Any]:
     if column.other and column.other_name is not None:
         return [*column.categories, column.other_name]
     return [*column.categories]
-
-
-def make_series_of_objects(values: Sequence[Any], library: str) -> Any:
-    """Make a native series of objects of Python, with None where they are missing.
-
-    Its type is that of the values; whole numbers among others become float64, and values of any
-    other several types become text.
-    """
-    backend: Any = library
-    cleaned = [None if is_missing(value) else value for value in values]
-    types = {type(value) for value in cleaned} - {type(None)}
-    if types == {int, float}:
-        cleaned = [None if value is None else float(value) for value in cleaned]
-    elif len(types) > 1:
-        cleaned = [None if value is None else str(value) for value in cleaned]
-    return nw.new_series("", cleaned, backend=backend).to_native()
 
 
 def _make_plain(values: NDArray[Any] | list[Any], dtype: str, library: str) -> Any:
@@ -199,28 +220,36 @@ def _make_times(times: NDArray[Any], column: Column, library: str) -> Any:
 
 
 def fill_series(
-    series: nw.Series[Any], chosen: Mask, raw: Floats, column: Column
+    series: nw.Series[Any],
+    missing: Mask,
+    column: Column,
+    raw: Floats,
+    *,
+    everything: bool = False,
 ) -> nw.Series[Any]:
-    """Replace some entries of a series, in a type that holds the new values and the old ones.
+    """Replace the missing entries of a series, in a type that holds the new values and the old.
 
     - Whole numbers remain such, and become of a wider type if they must. Only positive numbers
       and proportions that are not whole numbers make them float64: rounded, they could be 0 or 1.
+      Decimal numbers become float64 likewise, if they cannot hold the new values.
     - Categories are added to those that the series declares.
-    - A series without any entry that remains gets the type of the column.
+    - A series without any entry of its own gets the type of the column.
 
     Args:
         series: the series.
-        chosen: which entries are replaced, ``[N]``.
-        raw: values of all rows, ``[N]``; codes for categories.
+        missing: which entries are missing, ``[N]``.
         column: what the series is.
+        raw: values of all rows, ``[N]``; codes for categories.
+        everything: whether all other entries are replaced, too.
     """
     library = str(series.implementation.value)
-    new = raw[chosen]
-    if chosen.all() and library in LIBRARIES:
-        whole = make_series(new, column, library)
+    if missing.all() and library in LIBRARIES:
+        whole = make_series(raw, column, library)
         if library == "pandas":
             whole.index = series.to_native().index
         return _wrap(whole, series)
+    chosen = np.ones_like(missing) if everything else missing
+    new = raw[chosen]
     if column.type in CODED:
         values = list(restore_type(new, column))
         places = np.flatnonzero(chosen)[[each is not None for each in values]]
@@ -236,7 +265,8 @@ def fill_series(
     if series.dtype == nw.Boolean:
         values = [bool(each) for each in values]
     elif series.dtype.is_numeric():
-        series, values = _widen(series, np.array(values, dtype=float), column)
+        series, numbers = _widen(series, np.array(values, dtype=float), column)
+        return _scatter(series, places, numbers)
     return _scatter(series, places, values)
 
 
@@ -255,13 +285,15 @@ def _scatter(
     native = series.to_native().copy()
     if str(native.dtype).startswith("Sparse"):  # its entries cannot be replaced
         native = native.sparse.to_dense()
+    if native.dtype in (np.int8, np.int16, np.int32):  # pandas takes integers in a list for int64
+        values = list(np.array(values, dtype=native.dtype))
     native.iloc[places] = values
     return _wrap(native, series)
 
 
 def _widen(
     series: nw.Series[Any], values: Floats, column: Column
-) -> tuple[nw.Series[Any], list[Any]]:
+) -> tuple[nw.Series[Any], Sequence[Any]]:
     """A type of numbers that holds a series and further values, and these values in it."""
     dtype = series.dtype
     is_whole = bool((values == np.round(values)).all())
@@ -274,6 +306,8 @@ def _widen(
             if limits is None or (limits.min <= smallest and largest < float(limits.max) + 1):
                 own = series if candidate == dtype else series.cast(candidate)
                 return own, [int(each) for each in values]
+    if (decimals := _round_to_decimals(values, str(dtype), column)) is not None:
+        return series, decimals
     if dtype not in (nw.Float32, nw.Float64):
         series = series.cast(nw.Float64)
     if dtype == nw.Float32:
@@ -299,20 +333,25 @@ def _fill_categories(
 ) -> nw.Series[Any]:
     """Replace categories, and declare those that the series does not have."""
     native = series.to_native()
+    cells = find_dictionary_cells(native)
+    if cells is not None:
+        texts = cells.to_pylist()
+        for place, value in zip(places, values, strict=True):
+            texts[place] = value
+        labels = _join_labels(list_dictionary(cells), values, column)
+        pyarrow = import_library("pyarrow")
+        plain = pyarrow.chunked_array([pyarrow.array(texts, cells.type.value_type)])
+        made = encode(plain, labels, cells.type)
+        if series.implementation.is_pandas():
+            pandas = import_library("pandas")
+            made = pandas.Series(made, native.index, dtype=pandas.ArrowDtype(made.type))
+        return _wrap(made, series)
     if series.implementation.is_pandas():
         own = {name_category(each): each for each in native.cat.categories}
         labels = _join_labels(list(own), values, column)
         if labels != list(own):
             native = native.cat.set_categories([own.get(each, each) for each in labels])
         return _scatter(_wrap(native, series), places, [own.get(each, each) for each in values])
-    if series.implementation.is_pyarrow():
-        texts = native.to_pylist()
-        for place, value in zip(places, values, strict=True):
-            texts[place] = value
-        labels = _join_labels(list_dictionary(native), values, column)
-        pyarrow = import_library("pyarrow")
-        cells = pyarrow.chunked_array([pyarrow.array(texts, native.type.value_type)])
-        return _wrap(encode(cells, labels, native.type), series)
     kind: Any = series.dtype
     if isinstance(series.dtype, nw.Enum):
         kind = nw.Enum(_join_labels(list(series.dtype.categories), values, column))

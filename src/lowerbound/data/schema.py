@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from ast import literal_eval
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lowerbound.data.columns import (
-    CODED,
     Column,
     ColumnType,
     Floats,
@@ -25,14 +25,12 @@ from lowerbound.data.columns import (
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import RawTable, is_frame, open_table
-from lowerbound.data.known_columns import read_column
+from lowerbound.data.known_columns import read_column, suits
 from lowerbound.data.preprocessing import Preprocessing
-from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.restoring import (
     fill_series,
     import_library,
     make_series,
-    make_series_of_objects,
     restore_type,
 )
 from lowerbound.data.unused import suggest_names
@@ -124,31 +122,6 @@ def read_known(data: Any, schema: Schema) -> dict[str, tuple[Floats, Mask]]:
     return known
 
 
-def read_unchanged(data: Any, schema: Schema) -> dict[str, list[Any]]:
-    """The values of a table that could not be restored from what the model knows of them.
-
-    They are the values of columns that are not modelled, and whole numbers that are not categories,
-    which float64 would round if they are large. Missing values are ``None``, except those of
-    identifiers.
-    """
-    table = open_table(data)
-    unchanged = {}
-    for column in schema.columns:
-        if column.name not in table:
-            continue
-        raw = table[column.name]
-        if column.type == "identifier":
-            unchanged[column.name] = raw.list_values()
-        elif column.type == "constant" or _are_whole_numbers(column, raw):
-            unchanged[column.name] = raw.read_values(raw.find_missing(schema.missing_values))
-    return unchanged
-
-
-def _are_whole_numbers(column: Column, raw: RawColumn) -> bool:
-    types = (column.dtype, raw.dtype)
-    return column.type not in CODED and all(each.startswith(("Int", "UInt")) for each in types)
-
-
 def decode_columns(
     values: Tensor, schema: Schema, observed: Tensor | None = None
 ) -> dict[str, Floats]:
@@ -181,12 +154,7 @@ def encode_columns(columns: Mapping[str, Floats], schema: Schema) -> tuple[Tenso
     return torch.from_numpy(values.astype(np.float32)), torch.from_numpy(observed)
 
 
-def make_table(
-    columns: Mapping[str, Floats],
-    schema: Schema,
-    index: Any = None,
-    unchanged: Mapping[str, list[Any]] | None = None,
-) -> Any:
+def make_table(columns: Mapping[str, Floats], schema: Schema) -> Any:
     """Make a frame of the schema's library from the values of its modelled columns, in its order.
 
     Constant columns have their value. For a schema of an array, the answer is an array with all of
@@ -195,59 +163,79 @@ def make_table(
     Args:
         columns: the values of the modelled columns, ``[N]`` each.
         schema: the columns.
-        index: the index of a frame of pandas.
-        unchanged: values that replace others, from :func:`read_unchanged`, as far as they are
-            known; ``None`` replaces nothing.
     """
     rows = len(next(iter(columns.values())))
-    unchanged = unchanged or {}
     everything = [_find_contents(column, columns, rows) for column in schema.columns]
     if schema.library is None:
         unknown = np.full(rows, np.nan)
-        values = [
-            unknown if each is None else restore_type(each[1], each[0]) for each in everything
-        ]
         return _make_array(
-            [
-                _replace(list(own), unchanged.get(column.name))
-                for own, column in zip(values, schema.columns, strict=True)
-            ]
+            [unknown if each is None else restore_type(each[1], each[0]) for each in everything]
         )
-    made, chosen = {}, []
-    for column, contents in zip(schema.columns, everything, strict=True):
-        given = unchanged.get(column.name)
-        if contents is not None:
-            made[column.name] = make_series(contents[1], contents[0], schema.library)
-            if given is not None:
-                made[column.name] = _replace_entries(made[column.name], given, schema.library)
-        elif given is not None:
-            made[column.name] = make_series_of_objects(given, schema.library)
-        else:
-            continue
-        chosen.append(column)
+    known = [each for each in everything if each is not None]
+    made = {column.name: make_series(raw, column, schema.library) for column, raw in known}
     module = import_library(schema.library)
     if schema.library == "pyarrow":
         return module.table(made)
     frame = module.DataFrame(made)
     if schema.library == "pandas":
-        frame.columns = [each.name if each.label is None else each.label for each in chosen]
-        if index is not None:
-            frame.index = index
+        frame.columns = [
+            column.name if column.label is None else column.label for column, _ in known
+        ]
     return frame
 
 
-def _replace(own: Sequence[Any], given: Sequence[Any] | None) -> Sequence[Any]:
-    """Replace values by those that are given; ``None`` replaces nothing."""
-    if given is None:
-        return own
-    return [old if new is None else new for old, new in zip(own, given, strict=True)]
+def _find_label(column: Column, others: Sequence[Any]) -> Any:
+    """The name of a column beside others, which may be numbers or tuples in a frame of pandas."""
+    if isinstance(others[0], str):
+        return column.name
+    try:
+        return literal_eval(column.name)
+    except (ValueError, SyntaxError):
+        return column.name
 
 
-def _replace_entries(native: Any, given: Sequence[Any], library: str) -> Any:
-    """Replace entries of a series, whose type changes only if its values do."""
-    own = nw.from_native(native, series_only=True).to_list()
-    new = _replace(own, given)
-    return native if new == own else make_series_of_objects(new, library)
+def make_table_like(
+    data: Any, columns: Mapping[str, Floats], schema: Schema, *, keeps_entries: bool
+) -> Any:
+    """Make a table of the same rows as another, with the names and types of its columns.
+
+    The columns are in the order of the schema. Those that the other table does not have are of the
+    types of the schema. For a frame of a library that cannot be made, the answer is one of pyarrow.
+
+    Args:
+        data: the frame, or an array for a schema of an array.
+        columns: values for all rows of each modelled column, ``[N]``; codes for categories.
+        schema: the columns.
+        keeps_entries: whether the entries of ``data`` are kept, also in columns that are not
+            modelled, so that only missing ones are filled. Otherwise all are replaced.
+    """
+    opened = open_table(data)
+    if opened.library is None:
+        return fill_table(data, columns, schema, everything=not keeps_entries)
+    frame = nw.from_native(data, eager_only=True)
+    if opened.library != str(frame.implementation.value):
+        frame = nw.from_native(frame.to_arrow(), eager_only=True)
+    filled = fill_table(frame.to_native(), columns, schema, everything=not keeps_entries)
+    names = {str(name): name for name in frame.columns}
+    chosen, added = list[Any](), list[nw.Series[Any]]()
+    for column in schema.columns:
+        contents = _find_contents(column, columns, len(frame))
+        if column.name in names and (keeps_entries or contents is not None):
+            chosen.append(names[column.name])
+        elif contents is not None:
+            native = make_series(contents[1], contents[0], opened.library)
+            if opened.index is not None:
+                native.index = opened.index
+            chosen.append(_find_label(column, frame.columns))
+            series: nw.Series[Any] = nw.from_native(native, series_only=True)
+            added.append(series.alias(chosen[-1]))
+    whole = nw.from_native(filled, eager_only=True).with_columns(*added).to_native()
+    if opened.library == "pyarrow":
+        return whole.select(chosen)
+    made = whole[chosen]
+    if opened.library == "pandas":
+        made.columns.names = frame.to_native().columns.names
+    return made
 
 
 def _find_contents(
@@ -272,7 +260,9 @@ def _make_array(columns: Sequence[Any]) -> NDArray[Any]:
     return np.stack(arrays, 1)
 
 
-def fill_table(data: Any, columns: Mapping[str, Floats], schema: Schema) -> Any:
+def fill_table(
+    data: Any, columns: Mapping[str, Floats], schema: Schema, *, everything: bool = False
+) -> Any:
     """Fill the missing entries of the modelled columns of a table; all others stay as they are.
 
     A column whose type does not hold the new values gets one that does, see
@@ -282,24 +272,32 @@ def fill_table(data: Any, columns: Mapping[str, Floats], schema: Schema) -> Any:
         data: the frame, or an array for a schema of an array.
         columns: values for all rows of each column, ``[N]``; codes for categories.
         schema: the columns.
+        everything: whether all other entries of these columns are replaced, too.
     """
     table = open_table(data)
-    everything = [_find_contents(column, columns, len(table)) for column in schema.columns]
-    contents = {each[0].name: each for each in everything if each is not None}
+    known = [_find_contents(column, columns, len(table)) for column in schema.columns]
+    contents = {each[0].name: each for each in known if each is not None}
     missing = {
         name: table[name].find_missing(schema.missing_values) for name in contents if name in table
     }
-    missing = {name: mask for name, mask in missing.items() if mask.any()}
+    missing = {
+        name: mask
+        for name, mask in missing.items()
+        if (everything or mask.any()) and suits(table[name], contents[name][0], mask)
+    }
     if not is_frame(data):
         return _fill_array(np.array(data), missing, contents, schema)
     frame = nw.from_native(data, eager_only=True)
     own = {str(name): name for name in frame.columns}
-    new = [
-        fill_series(frame.get_column(own[name]), mask, contents[name][1], contents[name][0])
-        for name, mask in missing.items()
-    ]
-    filled = frame.with_columns(*new)
+    filled = frame.with_columns(
+        *(
+            fill_series(frame.get_column(own[name]), mask, *contents[name], everything=everything)
+            for name, mask in missing.items()
+        )
+    )
     native = filled.to_native()
+    if frame.implementation.is_pandas():
+        native.columns = frame.to_native().columns  # also with the names of several levels
     if frame.implementation.is_pyarrow() and filled.schema != frame.schema:
         # What pandas wrote about the types is not true any more, and pandas could not read it.
         about = dict(native.schema.metadata or {})

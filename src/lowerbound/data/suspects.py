@@ -12,6 +12,7 @@ import numpy as np
 from lowerbound.data.columns import LEFT_OUT, Floats
 from lowerbound.data.csv_text import MARKS
 from lowerbound.data.frames import RawTable, open_table
+from lowerbound.data.hints import giving_once
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import classify, clean_marks, simplify
 
@@ -98,11 +99,11 @@ def describe_suspects(values: Mapping[Any, int]) -> str:
     )
 
 
-def list_marks(suspects: Suspects, placeholders: Sequence[Any] = ()) -> list[Any]:
+def suggest_marks(suspects: Suspects, placeholders: Sequence[Any] = ()) -> list[Any]:
     """The values to declare as missing: those that are declared already, and all suspects.
 
     Example:
-        >>> list_marks({"income": {-999: 12}, "city": {"n/a": 1}}, ("?", "-9", -9.0))
+        >>> suggest_marks({"income": {-999: 12}, "city": {"n/a": 1}}, ("?", "-9", -9.0))
         ['-9', -999, '?', 'n/a']
     """
     every = [*placeholders, *(value for values in suspects.values() for value in values)]
@@ -115,7 +116,7 @@ def list_marks(suspects: Suspects, placeholders: Sequence[Any] = ()) -> list[Any
 def warn_suspects(
     table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
 ) -> None:
-    """Warn once of all values of a table that usually stand for missing ones.
+    """Warn of all values of a table that usually stand for missing ones, once in a session.
 
     Args:
         table: the table, whose columns can be read.
@@ -124,17 +125,30 @@ def warn_suspects(
         name: the name of the data in messages.
     """
     suspects = find_suspects(table, placeholders, types)
-    if not suspects:
-        return
+    hints = (
+        (name, column, value, count)
+        for column, values in suspects.items()
+        for value, count in values.items()
+    )
+    with giving_once(hints) as new:
+        suspects = {
+            column: {value: count for _, each, value, count in new if each == column}
+            for _, column, _, _ in new
+        }
+        if suspects:
+            _warn(suspects, placeholders, name)
+
+
+def _warn(suspects: Suspects, placeholders: Sequence[Any], name: str) -> None:
     found = "; ".join(
         f"the column {column!r} is {describe_suspects(values)}"
         for column, values in suspects.items()
     )
     warnings.warn(
         f"{name}: {found}. The model takes them as values like all others; if they stand for "
-        f"missing ones, declare them by missing_values={list_marks(suspects, placeholders)!r}",
+        f"missing ones, declare them by missing_values={suggest_marks(suspects, placeholders)!r}",
         UserWarning,
-        stacklevel=2,
+        stacklevel=3,
     )
 
 
@@ -149,7 +163,7 @@ def warn_unmatched(tables: Sequence[Any], placeholders: Sequence[Any], name: str
     columns = [column for table in tables for column in open_table(table).columns.values()]
     unmatched = [
         each
-        for each in list_marks({}, clean_marks(placeholders))
+        for each in suggest_marks({}, clean_marks(placeholders))
         if each not in ("", *MARKS) and not any(_has_mark(column, each) for column in columns)
     ]
     if unmatched:

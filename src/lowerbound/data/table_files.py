@@ -20,9 +20,10 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.options import ReadOptions
-from lowerbound.data.raw_values import list_marks
+from lowerbound.data.raw_values import read_marks
 from lowerbound.data.schema import make_table_examples
 from lowerbound.data.suspects import warn_suspects, warn_unmatched
+from lowerbound.data.text_times import warn_text_times
 from lowerbound.errors import DataError, LowerboundError, SettingsError
 
 _ARROW = (".feather", ".arrow")
@@ -64,7 +65,7 @@ def parse_missing_values(values: Any) -> tuple[Any, ...]:
         (('?', '-999', -999.0), (-999, '-999'), ())
     """
     if not isinstance(values, str):
-        return list_marks(values)
+        return read_marks(values)
     found: list[Any] = []
     for text in (part.strip() for part in values.split(",")):
         found.append(text)
@@ -84,6 +85,7 @@ def read_frame(frame: Any, name: str, options: ReadOptions) -> Examples:
         opened, types=types, placeholders=marks, unknown=options.unknown, name=name
     )
     warn_suspects(opened, marks, types, name)
+    warn_text_times(opened, marks, types, name)
     return make_table_examples(opened, schema, name=name)
 
 
@@ -253,8 +255,17 @@ def _make_empty_error(path: Path) -> DataError:
     return DataError(f"{path}: the table has no rows; give one with at least one row")
 
 
+def is_table_file(path: Path) -> bool:
+    """Whether there is a file whose name ends as those of tables do."""
+    return path.is_file() and _get_suffix(path) in (*TEXT, *BINARY)
+
+
+def _get_suffix(path: Path) -> str:
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+
+
 def _find_suffix(path: Path) -> str:
-    suffix = (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    suffix = _get_suffix(path)
     if suffix not in (*TEXT, *BINARY):
         raise DataError(
             f"{path}: a table is read from a file that ends in {', '.join((*TEXT, *BINARY))}; "

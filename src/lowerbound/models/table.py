@@ -18,13 +18,12 @@ from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
-from lowerbound.data.frames import is_frame, make_frame, open_table
+from lowerbound.data.frames import is_frame, make_frame, open_table, take_rows
 from lowerbound.data.schema import (
     decode_columns,
     make_table,
     make_table_examples,
-    read_known,
-    read_unchanged,
+    make_table_like,
 )
 from lowerbound.data.table_files import read_rows
 from lowerbound.describe import describable
@@ -190,17 +189,17 @@ class TableModel(LatentModel):
                 there are kept, and the others are drawn from their distribution given these, by
                 importance resampling: z from q(z given the known entries), chosen in proportion to
                 its weights, and then the columns from p(x|z). The cost does not depend on how
-                rare the known entries are. Identifiers and constant columns are kept, too, and
-                unknown categories are ``other`` in the answer.
+                rare the known entries are. Identifiers, constant columns and unknown categories
+                are kept, too.
             mean: give the natural point of p(x|z) instead of a draw from it: the most
                 probable category, and the median of positive numbers and proportions.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
             samples: the number of draws of z from which those given known entries are chosen.
 
         Returns:
-            A frame of the library of ``given``, or else of the table on which the model was
-            trained. If this is pandas, draws have the index of the row of ``given`` to which they
-            belong.
+            A frame of the library of ``given``, with the types of its columns, or else of the table
+            on which the model was trained. If this is pandas, draws have the index of the row of
+            ``given`` to which they belong.
 
         Raises:
             DataError: if ``given`` has none of the columns, or an entry is not possible.
@@ -253,31 +252,21 @@ class TableModel(LatentModel):
             parts.append(values.transpose(0, 1).flatten(0, 1))
             effective.append(count_effective_samples(log_w).cpu())
         drawn = decode_columns(torch.cat(parts), self.schema)
-        known = read_known(given, self.schema)
-        for name, (there, missing) in known.items():
-            # As they were given, and not as they come back from the numbers of the model.
-            drawn[name] = np.where(missing.repeat(count), drawn[name], there.repeat(count))
-        opened = open_table(given)
-        unchanged = {
-            name: [value for value in values for _ in range(count)]
-            for name, values in read_unchanged(given, self.schema).items()
-        }
-        index = None if opened.index is None else opened.index.repeat(count)
-        schema = replace(self.schema, library=opened.library)
-        made = make_table(drawn, schema, index, unchanged)
+        rows = take_rows(given, np.repeat(np.arange(len(examples)), count))
+        made = make_table_like(rows, drawn, self.schema, keeps_entries=True)
         return made, torch.cat(effective)
 
     def reconstruct(self, data: Any, **given: Any) -> Any:
         """The natural points of p(x|z), see :meth:`GenerativeModel.reconstruct`.
 
-        For a frame the answer is a frame with the same index, and for examples a tensor.
+        For a frame the answer is a frame with the same index and the types of its columns, and for
+        examples a tensor.
         """
         values = super().reconstruct(data, **given)
         if not is_frame(data):
             return values
-        opened = open_table(data)
-        schema = replace(self.schema, library=opened.library)
-        return make_table(decode_columns(values, self.schema), schema, opened.index)
+        columns = decode_columns(values, self.schema)
+        return make_table_like(data, columns, self.schema, keeps_entries=False)
 
     def encode(self, data: Any) -> Any:
         """The natural point of q(z|x), see :meth:`LatentModel.encode`.

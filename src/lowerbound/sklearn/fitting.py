@@ -12,7 +12,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import narwhals as nw
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -24,11 +23,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 import lowerbound as lb
 from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.fields import OBSERVED, WEIGHT
-from lowerbound.data.frames import has_names, is_frame, open_table
+from lowerbound.data.frames import has_names, is_frame, open_table, take_rows
 from lowerbound.data.inference import infer_schema
-from lowerbound.data.raw_values import clean_marks, list_marks
+from lowerbound.data.raw_values import clean_marks, read_marks
 from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
 from lowerbound.data.suspects import warn_suspects
+from lowerbound.data.text_times import warn_text_times
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import find_observed_columns
 from lowerbound.models.table import TableModel, complete_rows
@@ -180,7 +180,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         }
         types = {
             "columns": dict(self.columns or {}),
-            "missing_values": clean_marks(list_marks(self.missing_values)),
+            "missing_values": clean_marks(read_marks(self.missing_values)),
             "unknown": self.unknown,
         }
         if warm and arguments | types != self._arguments:
@@ -218,13 +218,14 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         rows = np.repeat(np.arange(len(X)), repetitions)
         table = open_table(take_rows(X, rows), "X")
         settings: Any = {
-            "placeholders": list_marks(self.missing_values),
+            "placeholders": read_marks(self.missing_values),
             "unknown": self.unknown,
             "name": "X",
         }
         types: Any = dict(self.columns or {})
         schema = infer_schema(table, types=types, **settings)
         warn_suspects(table, settings["placeholders"], types, "X")
+        warn_text_times(table, settings["placeholders"], types, "X")
         if table.library is not None:
             return schema
         # Numbers that are all different are values in an array, which has no columns of text.
@@ -349,13 +350,6 @@ def merge_rows(X: Any, weights: Floats) -> tuple[Any, Floats]:
     _, first, place = np.unique(bits, axis=0, return_index=True, return_inverse=True)
     merged: Floats = np.bincount(place.ravel(), weights).astype(float)
     return X[first], merged
-
-
-def take_rows(X: Any, rows: NDArray[np.int64]) -> Any:
-    """Take some rows of an array or a frame."""
-    if not is_frame(X):
-        return X[rows]
-    return nw.from_native(X, eager_only=True)[rows.tolist()].to_native()
 
 
 def _count_repetitions(weights: Floats) -> NDArray[np.int64]:

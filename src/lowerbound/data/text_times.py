@@ -1,0 +1,101 @@
+"""Dates and times written as text are pointed out, with the way to convert them."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowerbound.data.columns import join_names
+from lowerbound.data.csv_text import MARKS
+from lowerbound.data.frames import RawTable
+from lowerbound.data.hints import giving_once
+from lowerbound.data.raw_columns import FrameColumn, RawColumn
+
+# The separators matter: 20240103 may be a code.
+_BEGINNING = re.compile(r"\d{4}-\d{2}-\d{2}($|[T ])")
+
+_CONVERSIONS = {
+    "pandas": "pd.to_datetime(frame[{name!r}], format='ISO8601')",
+    "polars": "frame[{name!r}].str.to_datetime()",
+    "pyarrow": "table[{name!r}].cast('timestamp[us]')",
+}
+
+
+def find_text_times(
+    table: RawTable, placeholders: Sequence[Any] = (), types: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Find columns of text whose values are all ISO dates or times, such as ``2024-01-03``.
+
+    A column of a CSV file with such cells becomes one of times, but in a frame the type of the
+    column is what the user has chosen, so it is not converted.
+
+    Args:
+        table: the table.
+        placeholders: the values that the user has declared as missing.
+        types: the types that the user gave to some columns, which are not suspected.
+
+    Returns:
+        How to convert each of these columns, by its name.
+    """
+    return {
+        name: suggest_conversion(column)
+        for name, column in table.columns.items()
+        if name not in (types or {}) and _has_text_times(column, placeholders)
+    }
+
+
+def _has_text_times(column: RawColumn, placeholders: Sequence[Any]) -> bool:
+    missing = column.find_missing(placeholders)
+    if missing.all() or column.find_content(missing) != "text" or column.list_categories():
+        return False
+    texts = {each.strip() for each in column.read_values(missing) if each is not None}
+    dates = texts.difference(MARKS)
+    return len(dates) > 1 and all(map(_is_time, dates))
+
+
+def _is_time(text: str) -> bool:
+    if not _BEGINNING.match(text):
+        return False
+    try:
+        datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def suggest_conversion(column: RawColumn) -> str:
+    """How to convert a column of text to times, in the library of its frame."""
+    library = "pandas"
+    if isinstance(column, FrameColumn):
+        library = str(column.series.implementation.value)
+    name = column.name if column.label is None else column.label
+    return _CONVERSIONS.get(library, _CONVERSIONS["pandas"]).format(name=name)
+
+
+def warn_text_times(
+    table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
+) -> None:
+    """Warn of all columns of a table that are dates or times as text, once in a session.
+
+    Args:
+        table: the table, whose columns can be read.
+        placeholders: the values that the user has declared as missing.
+        types: the types that the user gave to some columns.
+        name: the name of the data in messages.
+    """
+    conversions = find_text_times(table, placeholders, types)
+    with giving_once((name, *each) for each in conversions.items()) as new:
+        if not new:
+            return
+        columns = join_names([repr(column) for _, column, _ in new])
+        _, first, conversion = new[0]
+        warnings.warn(
+            f"{name}: the values of {columns} are text that looks like dates or times, which the "
+            f"model takes for categories or leaves out. Convert them: {conversion}; or name the "
+            f"type, such as columns={{{first!r}: 'categorical'}}",
+            UserWarning,
+            stacklevel=2,
+        )
