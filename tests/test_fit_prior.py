@@ -6,6 +6,7 @@ import torch
 import lowerbound as lb
 from lowerbound.conditionals.mixture import _choose_distant_rows as choose_distant_rows
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.training import fitting_prior
 
 CENTRES = torch.tensor([[-3.0, 1.0], [2.0, -1.0]])
 
@@ -140,11 +141,46 @@ def test_a_deterministic_auto_encoder_gets_a_density_of_its_codes():
             SettingsError,
             r"takes no directory, .* lb\.save\(model, path\)",
         ),
+        (lambda: "mixture", {}, UnsupportedError, "the prior is a str; it must be a module"),
+        (lambda: lb.MixturePrior(2, 2), {"epoch": 3}, SettingsError, "did you mean 'epochs'"),
+        (lambda: lb.MixturePrior(2, 2), {"patience": 3}, SettingsError, "patience needs a valid"),
+        (lambda: lb.MixturePrior(2, 2), {"optimizer": "adamm"}, SettingsError, "'adamm' is"),
+        (lambda: lb.MixturePrior(2, 2), {"device": "cuda:99"}, SettingsError, "cannot be used"),
+        (
+            lambda: lb.MixturePrior(2, 2),
+            {"validation": torch.zeros(5, 7)},
+            SettingsError,
+            r"validation has examples of shape \(7,\)",
+        ),
     ],
 )
 def test_priors_that_do_not_fit_are_refused(prior, settings, error, message):
+    model, made, data = make_model(), prior(), make_data(20)
+    state = torch.get_rng_state()
     with pytest.raises(error, match=message):
-        lb.fit_prior(make_model(), prior(), make_data(20), epochs=1, progress=False, **settings)
+        lb.fit_prior(model, made, data, **{"epochs": 1, "progress": False, **settings})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("prior", "settings"),
+    [
+        (lambda: lb.StandardNormal(2), {}),
+        (lambda: lb.MixturePrior(3, 2), {}),
+        (lambda: lb.MixturePrior(2, 2), {"optimizer": "adamm"}),
+        (lambda: lb.MixturePrior(2, 2), {"validation": torch.zeros(5, 7)}),
+    ],
+)
+def test_nothing_is_evaluated_before_all_is_checked(prior, settings, monkeypatch):
+    """The bound of a large model on large data may take minutes."""
+
+    def work(*given, **settings):
+        raise AssertionError("something was evaluated")
+
+    monkeypatch.setattr(fitting_prior, "evaluate", work)
+    monkeypatch.setattr(lb.MixturePrior, "start_from_latents", work)
+    with pytest.raises((SettingsError, ShapeError)):
+        lb.fit_prior(make_model(), prior(), make_data(20), progress=False, **settings)
 
 
 def test_only_latent_variable_models_have_a_prior_to_replace():

@@ -9,7 +9,7 @@ import zuko
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialCodeVectors
-from lowerbound.errors import UnsupportedError
+from lowerbound.errors import ShapeError, UnsupportedError
 
 
 def make_model(prior, posterior, latent):
@@ -148,8 +148,45 @@ def test_a_posterior_without_a_density_under_the_prior_is_refused(name, layers):
             [lb.Gaussian(lb.mlp(5, 10)), posterior],
             lb.Gaussian(lb.mlp(5, 10)),
         )
+    state = torch.get_rng_state()
     with pytest.raises(UnsupportedError, match=message):
         model.draw(torch.zeros(2, 5), 2, gradient)
+    assert torch.equal(torch.get_rng_state(), state)  # refused before anything is drawn
+
+
+def make_layers(top_down, units=(3, 2)):
+    """Two layers of three and two units, whose priors are over ``units``."""
+    priors = [lb.Gaussian(lb.mlp(2, 2 * units[0])), lb.StandardNormal(units[1])]
+    features, inputs = None, (5, 3)
+    if top_down:
+        features, inputs = [lb.mlp(5, 4), lb.mlp(4, 4)], (4 + 2, 4)
+    posteriors = [lb.Gaussian(lb.mlp(inputs[0], 6)), lb.Gaussian(lb.mlp(inputs[1], 4))]
+    likelihood = lb.Gaussian(lb.mlp(3, 10))
+    return lb.LayeredModel(priors, posteriors, likelihood, features=features)
+
+
+@pytest.mark.parametrize("top_down", [False, True])
+@pytest.mark.parametrize(("units", "layer"), [((4, 2), "z1"), ((3, 3), "z2")])
+def test_layers_of_other_shapes_are_refused_by_name_before_anything_is_drawn(
+    top_down, units, layer
+):
+    model, x = make_layers(top_down, units), torch.randn(4, 5)
+    state = torch.get_rng_state()
+    for use in (model.draw, lambda x: lb.evaluate(model, lb.ELBO(), x)):
+        with pytest.raises(ShapeError, match=rf"^the posterior of '{layer}' .* but its prior is"):
+            use(x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("top_down", [False, True])
+def test_layers_are_checked_again_if_one_is_replaced(top_down):
+    model, x = make_layers(top_down), torch.randn(4, 5)
+    model.draw(x)
+    model.priors[1] = lb.SphereUniform(2)
+    state = torch.get_rng_state()
+    with pytest.raises(UnsupportedError, match="prior of 'z2''s SphereUniform"):
+        model.draw(x)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def make_quantizer(kind):
