@@ -17,6 +17,7 @@ import table_scores
 import table_self_masked
 import table_starts
 import table_structured_models
+import table_supports
 import table_tables
 import table_training
 import table_verdicts
@@ -27,6 +28,7 @@ AREAS: dict[str, list[Mutation]] = {
     "conditionals": table_conditionals.MUTATIONS,
     "likelihoods": table_likelihoods.MUTATIONS,
     "latents": table_latents.MUTATIONS,
+    "supports": table_supports.MUTATIONS,
     "models": table_models.MUTATIONS,
     "structured models": table_structured_models.MUTATIONS,
     "objectives": table_objectives.MUTATIONS,
