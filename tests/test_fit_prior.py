@@ -189,14 +189,15 @@ def test_only_latent_variable_models_have_a_prior_to_replace():
         lb.fit_prior(model, lb.MixturePrior(2, 2), None)
 
 
-def test_parameters_that_were_frozen_stay_frozen_and_the_mode_stays():
-    model = make_model().eval()
+@pytest.mark.parametrize("training", [False, True])
+def test_parameters_that_were_frozen_stay_frozen_and_the_mode_stays(training):
+    model = make_model().train(training)
     model.posterior.network.layers[0].bias.requires_grad_(False)
     before = {name: p.requires_grad for name, p in model.named_parameters()}
     better = lb.fit_prior(model, lb.MixturePrior(2, 2), make_data(60), epochs=1, progress=False)
     after = {name: p.requires_grad for name, p in better.named_parameters()}
     assert {name: after[name] for name in before} == before
-    assert not any(module.training for module in better.modules())
+    assert {module.training for module in better.modules()} == {training}
 
 
 def test_a_prior_whose_parameters_are_frozen_is_refused():

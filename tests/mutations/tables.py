@@ -6,6 +6,7 @@ import table_ascent
 import table_conditionals
 import table_distributions
 import table_evaluation
+import table_fitted_priors
 import table_health
 import table_latents
 import table_likelihoods
@@ -42,6 +43,7 @@ AREAS: dict[str, list[Mutation]] = {
     "self-masked tables": table_self_masked.MUTATIONS,
     "starts and networks": table_starts.MUTATIONS,
     "training": table_training.MUTATIONS,
+    "fitted priors": table_fitted_priors.MUTATIONS,
     "noise and data": table_noise_and_data.MUTATIONS,
 }
 
