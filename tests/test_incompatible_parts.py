@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import zuko
+from torch import nn
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialCodeVectors
@@ -340,3 +341,31 @@ def test_the_elbo_of_codes_is_logged_beside_a_score():
     model, x = make_model(prior, posterior, 3), torch.randn(20, 5)
     terms = lb.InfoVAE(samples=2).terms(model.draw(x, 2))
     torch.testing.assert_close(terms["elbo"], lb.ELBO(2)(model.draw(x, 2)))
+
+
+@pytest.mark.parametrize("objective", [lb.FactorVAE, lb.AAE])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_critic_of_other_latents_is_refused_by_name(objective, own):
+    critic = nn.Linear(3, 1) if own else lb.mlp(3, 4, 1)
+    model = make_model(lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), 2)
+    message = f"^{objective.__name__}: the critic cannot take draws of 2 latents, .* that many"
+    with pytest.raises(ShapeError, match=message):
+        lb.fit(model, objective(critic), torch.randn(20, 5), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("family", ["Gamma", "LogNormal", "Beta", "Laplace", "StudentT"])
+def test_zero_inflation_of_a_density_is_refused_and_its_hurdle_is_trained(family):
+    def make(wrapper):
+        likelihood = getattr(lb, family)(lb.mlp(2, 8, 8))
+        return lb.LatentModel(
+            lb.MixturePrior(2, components=3),
+            lb.StudentT(lb.mlp(4, 8, 4)),
+            wrapper(likelihood, lb.mlp(2, 8, 4)),
+        )
+
+    x = 0.9 * torch.rand(20, 4) * (torch.rand(20, 4) < 0.6)
+    with pytest.raises(UnsupportedError, match=r"^the likelihood's \w+ is not a .* use lb\.Hurdle"):
+        lb.fit(make(lb.ZeroInflated), lb.ELBO(), x, steps=1, progress=False)
+    model = make(lb.Hurdle)
+    lb.fit(model, lb.IWAE(3, "dreg"), x, steps=2, progress=False)
+    assert math.isfinite(lb.evaluate(model, lb.ELBO(), x).mean)
