@@ -369,3 +369,11 @@ def test_zero_inflation_of_a_density_is_refused_and_its_hurdle_is_trained(family
     model = make(lb.Hurdle)
     lb.fit(model, lb.IWAE(3, "dreg"), x, steps=2, progress=False)
     assert math.isfinite(lb.evaluate(model, lb.ELBO(), x).mean)
+
+
+@pytest.mark.parametrize("network", [lambda: lb.mlp(2, 8, 6), lambda: nn.Linear(2, 6)])
+def test_a_prior_whose_network_needs_an_input_says_what_to_use(network):
+    model = make_model(lb.Gaussian(network()), lb.Gaussian(lb.mlp(5, 6)), 3)
+    for use in (model.draw, lambda x: lb.fit(model, lb.ELBO(), x, steps=1, progress=False)):
+        with pytest.raises(UnsupportedError, match=r"so use lb\.constant\(\.\.\.\) as its network"):
+            use(torch.zeros(4, 5))
