@@ -22,6 +22,9 @@ from lowerbound.settings import check_whole_number
 # Names of flows in zuko.flows. A saved model can name only these.
 _FLOWS = ("NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "NAF", "UNAF", "CNF", "GF", "BPF")
 
+# Those that zuko inverts within an interval only.
+_WITHIN_BOUNDS = ("sospf", "naf", "unaf", "gf")
+
 
 @cache
 def find_flow_classes() -> dict[str, type[nn.Module]]:
@@ -148,7 +151,8 @@ class Flow(Conditional):
         return self._wrap(self.flow(given[0].reshape(*leading, -1).to(dtype)))
 
     def _wrap(self, flow: Any) -> NormalizingFlow:
-        flow.transform = with_linear_tails(flow.transform)
+        if self.name in _WITHIN_BOUNDS:
+            flow.transform = with_linear_tails(flow.transform)
         support = None
         if self.name == "ncsf":
             support = constraints.independent(constraints.interval(-math.pi, math.pi), 1)
