@@ -11,6 +11,7 @@ import torch
 
 import lowerbound as lb
 from lowerbound.cli import main
+from lowerbound.evaluation import compression
 from lowerbound.evaluation.compressed_bytes import pack, unpack
 from lowerbound.evaluation.compressed_levels import read_levels
 from lowerbound.evaluation.compression import compress, decompress
@@ -188,16 +189,6 @@ def test_no_latent_lands_far_from_its_posterior():
     assert abs(size.overhead) < 0.005
 
 
-def test_bottom_up_inference_is_refused():
-    model = lb.LayeredModel(
-        [lb.Gaussian(lb.mlp(2, 6)), lb.StandardNormal(2)],
-        [lb.Gaussian(lb.mlp(6, 6)), lb.Gaussian(lb.mlp(3, 4))],
-        lb.Bernoulli(lb.mlp(3, 6)),
-    )
-    with pytest.raises(lb.errors.UnsupportedError, match="needs top-down inference"):
-        compress(model, torch.rand(20, 6) < 0.5)
-
-
 def test_another_model_is_refused(model_and_data):
     model, data = model_and_data
     packed, _ = compress(model, data.first(5))
@@ -319,27 +310,106 @@ def _of_parts(prior=None, posterior=None, likelihood=None):
     )
 
 
+def _of_labels():
+    return lb.SemiSupervised(
+        lb.StandardNormal(2),
+        classifier=lb.mlp(6, 3),
+        posterior=lb.Given(lb.Gaussian(lb.mlp(9, 4)), "y", categories=3),
+        likelihood=lb.Given(lb.Bernoulli(lb.mlp(5, 6)), "y", categories=3),
+        categories=3,
+    )
+
+
+def _of_codes():
+    posterior = lb.VectorQuantized(lb.mlp(6, (2, 3)), codes=4)
+    return _of_parts(lb.CodePrior(posterior), posterior, lb.Bernoulli(lb.mlp((2, 3), 6)))
+
+
 UNSUPPORTED = {
-    "a density": (lambda: _of_parts(likelihood=lb.Gaussian(lb.mlp(2, 12))), "is a density"),
-    "a flow": (lambda: _of_parts(prior=lb.Flow("maf", 2)), "a prior that is a diagonal Gaussian"),
+    "a density": (
+        lambda: _of_parts(likelihood=lb.Gaussian(lb.mlp(2, 12))),
+        "is a density. Train a model of data with a known number of levels",
+    ),
+    "a prior that is a flow": (
+        lambda: _of_parts(prior=lb.Flow("maf", 2)),
+        "a prior that is a diagonal Gaussian.* train a model with one",
+    ),
+    "a posterior that is a flow": (
+        lambda: _of_parts(posterior=lb.Flow("iaf", 2, context=6)),
+        "a posterior that is a diagonal Gaussian.* train a model with one",
+    ),
     "a full-rank posterior": (
         lambda: _of_parts(posterior=lb.FullRankGaussian(lb.mlp(6, 5))),
         "a posterior that is a diagonal Gaussian",
     ),
+    "a point": (
+        lambda: _of_parts(posterior=lb.Point(lb.mlp(6, 2))),
+        "a posterior that is a diagonal Gaussian.* not a PointMass",
+    ),
+    "categories": (
+        lambda: _of_parts(
+            lb.OneHot(lb.constant((2, 3))),
+            lb.OneHot(lb.mlp(6, (2, 3)), "straight-through"),
+            lb.Bernoulli(lb.mlp((2, 3), 6)),
+        ),
+        "a prior that is a diagonal Gaussian.* not a FactorialOneHot",
+    ),
+    "codes": (_of_codes, "a prior that is a diagonal Gaussian.* not a FactorialCodeVectors"),
+    "unit vectors": (
+        lambda: _of_parts(lb.SphereUniform(2), lb.PowerSpherical(lb.mlp(6, 3))),
+        "a prior that is a diagonal Gaussian.* not a SphereUniform",
+    ),
     "fields": (
         lambda: _of_parts(likelihood=lb.Given(lb.Bernoulli(lb.mlp(3, 6)), "size")),
-        "needs size",
+        "needs size; train one whose parts need none",
+    ),
+    "labels": (_of_labels, "a lb.LatentModel or a lb.LayeredModel; this is a SemiSupervised"),
+    "bottom-up inference": (
+        lambda: lb.LayeredModel(
+            [lb.Gaussian(lb.mlp(2, 6)), lb.StandardNormal(2)],
+            [lb.Gaussian(lb.mlp(6, 6)), lb.Gaussian(lb.mlp(3, 4))],
+            lb.Bernoulli(lb.mlp(3, 6)),
+        ),
+        "needs top-down inference.* such as the recipes ladder and deep",
     ),
 }
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
-def test_what_cannot_be_compressed_is_named(name):
+def test_what_cannot_be_compressed_is_named_before_any_value_is_read(name, monkeypatch):
     make, message = UNSUPPORTED[name]
     x = torch.rand(20, 6) < 0.5
     data = lb.Examples.of(x, fields={"size": torch.rand(20)})
+
+    def read(examples):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr(compression, "read_levels", read)
     with pytest.raises(lb.errors.UnsupportedError, match=message):
         compress(make(), data)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("flow-prior", "a prior that is a diagonal Gaussian"),
+        ("flow-posterior", "a posterior that is a diagonal Gaussian"),
+        ("categorical", "not a FactorialOneHot"),
+        ("conditional", "needs label; train one whose parts need none"),
+    ],
+)
+def test_the_command_refuses_a_model_before_it_opens_the_data(
+    recipe, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    train = f"train {recipe} --data digits --steps 1 --pictures-every 0 --threads 1 --out run"
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(train.split())
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["compress", "run", "--data", "there-is-no-such-file.npy", "--out", "small.lbz"])
+    assert message in capsys.readouterr().err.replace("\n", " ")
+    assert not (tmp_path / "small.lbz").exists()
 
 
 def test_a_model_without_finite_posteriors_is_refused():

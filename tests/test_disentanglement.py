@@ -289,7 +289,7 @@ def test_many_examples_are_thinned_evenly(monkeypatch):
 @pytest.mark.parametrize(
     ("factors", "message"),
     [
-        (["a", "z"], "'z' is not a field of data; the fields are: a, b, c, wide"),
+        (["a", "z"], "'z' is not a field of sprites; the fields are: a, b, c, wide"),
         (["a"], r"400 examples with 1 factor\(s\) are too few"),
         (["a", "wide"], r"factor 'wide' has the shape \(400, 2\)"),
         ({"a": torch.rand(7), "b": torch.rand(7)}, r"factor 'a' has the shape \(7,\)"),
@@ -341,3 +341,28 @@ def test_the_true_factors_of_sprites_are_a_disentangled_code():
     assert few < scores.by_factor["orientation"]["mig"] - 0.1
     shuffled = np.random.default_rng(0).permutation(codes)
     assert score_codes(shuffled, sprites.fields, bins=40).mig < 0.1
+
+
+@pytest.mark.parametrize(
+    ("factors", "settings", "message"),
+    [
+        ("scal", {}, "'scal' is not a field of sprites; the fields are: .*scale"),
+        (["scale", "size"], {}, "'size' is not a field"),
+        ("scale", {}, r"with 1 factor\(s\) are too few"),
+        (["scale", "shape"], {"bins": 0}, "bins=0"),
+        (["scale", "shape"], {"seed": -1}, "seed=-1"),
+    ],
+)
+def test_nothing_is_encoded_before_all_is_checked(factors, settings, message, monkeypatch):
+    model = lb.LatentModel(
+        lb.StandardNormal(2),
+        lb.Gaussian(lb.mlp((1, 64, 64), 4)),
+        lb.Bernoulli(lb.mlp(2, (1, 64, 64))),
+    )
+
+    def encode(self, data):
+        raise AssertionError("something was encoded")
+
+    monkeypatch.setattr(lb.LatentModel, "encode", encode)
+    with pytest.raises((DataError, SettingsError), match=message):
+        lb.disentanglement(model, make_sprites(60), factors, **settings)

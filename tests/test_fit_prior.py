@@ -6,6 +6,7 @@ import torch
 import lowerbound as lb
 from lowerbound.conditionals.mixture import _choose_distant_rows as choose_distant_rows
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.training import fitting_prior
 
 CENTRES = torch.tensor([[-3.0, 1.0], [2.0, -1.0]])
 
@@ -140,14 +141,96 @@ def test_a_deterministic_auto_encoder_gets_a_density_of_its_codes():
             SettingsError,
             r"takes no directory, .* lb\.save\(model, path\)",
         ),
+        (lambda: "mixture", {}, UnsupportedError, "the prior is a str; it must be a module"),
+        (lambda: lb.MixturePrior(2, 2), {"epoch": 3}, SettingsError, "did you mean 'epochs'"),
+        (lambda: lb.MixturePrior(2, 2), {"patience": 3}, SettingsError, "patience needs a valid"),
+        (lambda: lb.MixturePrior(2, 2), {"optimizer": "adamm"}, SettingsError, "'adamm' is"),
+        (lambda: lb.MixturePrior(2, 2), {"device": "cuda:99"}, SettingsError, "cannot be used"),
+        (
+            lambda: lb.MixturePrior(2, 2),
+            {"validation": torch.zeros(5, 7)},
+            SettingsError,
+            r"validation has examples of shape \(7,\)",
+        ),
     ],
 )
 def test_priors_that_do_not_fit_are_refused(prior, settings, error, message):
+    model, made, data = make_model(), prior(), make_data(20)
+    state = torch.get_rng_state()
     with pytest.raises(error, match=message):
-        lb.fit_prior(make_model(), prior(), make_data(20), epochs=1, progress=False, **settings)
+        lb.fit_prior(model, made, data, **{"epochs": 1, "progress": False, **settings})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("prior", "settings"),
+    [
+        (lambda: lb.StandardNormal(2), {}),
+        (lambda: lb.MixturePrior(3, 2), {}),
+        (lambda: lb.MixturePrior(2, 2), {"optimizer": "adamm"}),
+        (lambda: lb.MixturePrior(2, 2), {"validation": torch.zeros(5, 7)}),
+    ],
+)
+def test_nothing_is_evaluated_before_all_is_checked(prior, settings, monkeypatch):
+    """The bound of a large model on large data may take minutes."""
+
+    def work(*given, **settings):
+        raise AssertionError("something was evaluated")
+
+    monkeypatch.setattr(fitting_prior, "evaluate", work)
+    monkeypatch.setattr(lb.MixturePrior, "start_from_latents", work)
+    with pytest.raises((SettingsError, ShapeError)):
+        lb.fit_prior(make_model(), prior(), make_data(20), progress=False, **settings)
 
 
 def test_only_latent_variable_models_have_a_prior_to_replace():
     model = lb.LogJoint(lambda a: -a.square(), lb.mean_field, {"a": ()})
     with pytest.raises(UnsupportedError, match=r"fit_prior takes a lowerbound\.LatentModel"):
         lb.fit_prior(model, lb.MixturePrior(2, 2), None)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_parameters_that_were_frozen_stay_frozen_and_the_mode_stays(training):
+    model = make_model().train(training)
+    model.posterior.network.layers[0].bias.requires_grad_(False)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    better = lb.fit_prior(model, lb.MixturePrior(2, 2), make_data(60), epochs=1, progress=False)
+    after = {name: p.requires_grad for name, p in better.named_parameters()}
+    assert {name: after[name] for name in before} == before
+    assert {module.training for module in better.modules()} == {training}
+
+
+def test_a_prior_whose_parameters_are_frozen_is_refused():
+    prior = lb.Gaussian(lb.constant(4)).requires_grad_(False)
+    with pytest.raises(SettingsError, match="Gaussian has no parameters of its own to fit"):
+        lb.fit_prior(make_model(), prior, make_data(20), epochs=1, progress=False)
+
+
+def test_a_mixture_of_many_examples_starts_from_some_of_all_parts_of_the_data(monkeypatch):
+    monkeypatch.setattr(fitting_prior, "_MOST_EXAMPLES", 30)
+    data = make_data()
+    ordered = lb.Examples(data.values[data.values[:, 0].argsort()])
+    prior = lb.MixturePrior(2, components=2)
+    better = lb.fit_prior(make_model(), prior, ordered, steps=1, learning_rate=1e-6, progress=False)
+    means = better.prior.means.detach()
+    torch.testing.assert_close(means[means[:, 0].argsort()], CENTRES, atol=0.5, rtol=0)
+
+
+def test_the_seed_decides_where_a_mixture_starts():
+    model, data = make_model(), lb.Examples(torch.randn(200, 2))
+
+    def start(seed):
+        prior = lb.MixturePrior(2, components=9)
+        settings = {"seed": seed, "steps": 1, "learning_rate": 1e-9, "progress": False}
+        return lb.fit_prior(model, prior, data, **settings).prior.means.detach()
+
+    assert torch.equal(start(1), start(1))
+    assert float((start(1) - start(2)).abs().max()) > 0.05
+
+
+def test_a_field_that_only_the_encoder_needs_is_given_to_it():
+    encoder = lb.Given(lb.Gaussian(lb.mlp(4, 4)), "label", categories=2)
+    model, data = make_model(posterior=encoder), make_data(60)
+    prior = lb.MixturePrior(2, components=2)
+    better = lb.fit_prior(model, prior, data, epochs=2, learning_rate=0.01, progress=False)
+    assert evaluate(better, data) > evaluate(model, data)

@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 import zuko
+from torch import nn
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialCodeVectors
-from lowerbound.errors import UnsupportedError
+from lowerbound.errors import ShapeError, UnsupportedError
 
 
 def make_model(prior, posterior, latent):
@@ -148,8 +149,45 @@ def test_a_posterior_without_a_density_under_the_prior_is_refused(name, layers):
             [lb.Gaussian(lb.mlp(5, 10)), posterior],
             lb.Gaussian(lb.mlp(5, 10)),
         )
+    state = torch.get_rng_state()
     with pytest.raises(UnsupportedError, match=message):
         model.draw(torch.zeros(2, 5), 2, gradient)
+    assert torch.equal(torch.get_rng_state(), state)  # refused before anything is drawn
+
+
+def make_layers(top_down, units=(3, 2)):
+    """Two layers of three and two units, whose priors are over ``units``."""
+    priors = [lb.Gaussian(lb.mlp(2, 2 * units[0])), lb.StandardNormal(units[1])]
+    features, inputs = None, (5, 3)
+    if top_down:
+        features, inputs = [lb.mlp(5, 4), lb.mlp(4, 4)], (4 + 2, 4)
+    posteriors = [lb.Gaussian(lb.mlp(inputs[0], 6)), lb.Gaussian(lb.mlp(inputs[1], 4))]
+    likelihood = lb.Gaussian(lb.mlp(3, 10))
+    return lb.LayeredModel(priors, posteriors, likelihood, features=features)
+
+
+@pytest.mark.parametrize("top_down", [False, True])
+@pytest.mark.parametrize(("units", "layer"), [((4, 2), "z1"), ((3, 3), "z2")])
+def test_layers_of_other_shapes_are_refused_by_name_before_anything_is_drawn(
+    top_down, units, layer
+):
+    model, x = make_layers(top_down, units), torch.randn(4, 5)
+    state = torch.get_rng_state()
+    for use in (model.draw, lambda x: lb.evaluate(model, lb.ELBO(), x)):
+        with pytest.raises(ShapeError, match=rf"^the posterior of '{layer}' .* but its prior is"):
+            use(x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("top_down", [False, True])
+def test_layers_are_checked_again_if_one_is_replaced(top_down):
+    model, x = make_layers(top_down), torch.randn(4, 5)
+    model.draw(x)
+    model.priors[1] = lb.SphereUniform(2)
+    state = torch.get_rng_state()
+    with pytest.raises(UnsupportedError, match="prior of 'z2''s SphereUniform"):
+        model.draw(x)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def make_quantizer(kind):
@@ -303,3 +341,39 @@ def test_the_elbo_of_codes_is_logged_beside_a_score():
     model, x = make_model(prior, posterior, 3), torch.randn(20, 5)
     terms = lb.InfoVAE(samples=2).terms(model.draw(x, 2))
     torch.testing.assert_close(terms["elbo"], lb.ELBO(2)(model.draw(x, 2)))
+
+
+@pytest.mark.parametrize("objective", [lb.FactorVAE, lb.AAE])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_critic_of_other_latents_is_refused_by_name(objective, own):
+    critic = nn.Linear(3, 1) if own else lb.mlp(3, 4, 1)
+    model = make_model(lb.StandardNormal(2), lb.Gaussian(lb.mlp(5, 4)), 2)
+    message = f"^{objective.__name__}: the critic cannot take draws of 2 latents, .* that many"
+    with pytest.raises(ShapeError, match=message):
+        lb.fit(model, objective(critic), torch.randn(20, 5), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("family", ["Gamma", "LogNormal", "Beta", "Laplace", "StudentT"])
+def test_zero_inflation_of_a_density_is_refused_and_its_hurdle_is_trained(family):
+    def make(wrapper):
+        likelihood = getattr(lb, family)(lb.mlp(2, 8, 8))
+        return lb.LatentModel(
+            lb.MixturePrior(2, components=3),
+            lb.StudentT(lb.mlp(4, 8, 4)),
+            wrapper(likelihood, lb.mlp(2, 8, 4)),
+        )
+
+    x = 0.9 * torch.rand(20, 4) * (torch.rand(20, 4) < 0.6)
+    with pytest.raises(UnsupportedError, match=r"^the likelihood's \w+ is not a .* use lb\.Hurdle"):
+        lb.fit(make(lb.ZeroInflated), lb.ELBO(), x, steps=1, progress=False)
+    model = make(lb.Hurdle)
+    lb.fit(model, lb.IWAE(3, "dreg"), x, steps=2, progress=False)
+    assert math.isfinite(lb.evaluate(model, lb.ELBO(), x).mean)
+
+
+@pytest.mark.parametrize("network", [lambda: lb.mlp(2, 8, 6), lambda: nn.Linear(2, 6)])
+def test_a_prior_whose_network_needs_an_input_says_what_to_use(network):
+    model = make_model(lb.Gaussian(network()), lb.Gaussian(lb.mlp(5, 6)), 3)
+    for use in (model.draw, lambda x: lb.fit(model, lb.ELBO(), x, steps=1, progress=False)):
+        with pytest.raises(UnsupportedError, match=r"so use lb\.constant\(\.\.\.\) as its network"):
+            use(torch.zeros(4, 5))

@@ -143,3 +143,13 @@ def test_only_bounds_are_said_to_bound_the_evidence():
         assert "of the posterior" not in str(found)
         assert "scores, not bounds on log p(x)" in str(found)
         assert math.isnan(found.log_evidence)
+
+
+def test_nothing_is_searched_before_the_settings_are_checked():
+    def log_joint(a):
+        raise AssertionError("the log joint was evaluated")
+
+    model = lb.LogJoint(log_joint, lb.mean_field, {"a": ()})
+    for given, settings in ((lb.ELBO(), {"epoch": 1}), (lb.ELBO, {}), (lb.ELBO(), {"steps": -1})):
+        with pytest.raises(SettingsError, match=r"did you mean 'epochs'|call it|steps=-1"):
+            lb.fit_from_optima(model, given, progress=False, **settings)

@@ -299,3 +299,23 @@ def test_the_baseline_of_a_table_contains_the_labels():
     alone, found = (score_entries_alone(make(), each, None, seed=0) for each in (plain, labelled))
     expected = (math.log((1 / 3) / 3) + 2 * math.log((1 + 1 / 3) / 3)) / 4
     assert found - alone == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("row", [0, 1, 7])
+def test_a_label_beyond_the_categories_is_named_wherever_it_is(row):
+    """In the first rows, which a trial draws, it was an index out of bounds."""
+    labels = torch.zeros(10, dtype=torch.long)
+    labels[row] = 5
+    model = lb.SemiSupervised(
+        lb.StandardNormal(2),
+        classifier=lb.mlp(4, 3),
+        posterior=lb.Given(lb.Gaussian(lb.mlp(7, 4)), "y", categories=3),
+        likelihood=lb.Given(lb.Gaussian(lb.mlp(5, 8)), "y", categories=3),
+        categories=3,
+    )
+    data = lb.Examples(torch.randn(10, 4), labels=labels)
+    for use in (lb.fit, lb.evaluate):
+        with pytest.raises(
+            DataError, match=rf"the field 'label' is 5 in row {row}; the labels are"
+        ):
+            use(model, lb.SupervisedELBO(), data)

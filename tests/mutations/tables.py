@@ -6,6 +6,7 @@ import table_ascent
 import table_conditionals
 import table_distributions
 import table_evaluation
+import table_fitted_priors
 import table_health
 import table_latents
 import table_likelihoods
@@ -17,6 +18,7 @@ import table_scores
 import table_self_masked
 import table_starts
 import table_structured_models
+import table_supports
 import table_tables
 import table_training
 import table_verdicts
@@ -27,6 +29,7 @@ AREAS: dict[str, list[Mutation]] = {
     "conditionals": table_conditionals.MUTATIONS,
     "likelihoods": table_likelihoods.MUTATIONS,
     "latents": table_latents.MUTATIONS,
+    "supports": table_supports.MUTATIONS,
     "models": table_models.MUTATIONS,
     "structured models": table_structured_models.MUTATIONS,
     "objectives": table_objectives.MUTATIONS,
@@ -40,6 +43,7 @@ AREAS: dict[str, list[Mutation]] = {
     "self-masked tables": table_self_masked.MUTATIONS,
     "starts and networks": table_starts.MUTATIONS,
     "training": table_training.MUTATIONS,
+    "fitted priors": table_fitted_priors.MUTATIONS,
     "noise and data": table_noise_and_data.MUTATIONS,
 }
 

@@ -42,13 +42,15 @@ def compress(  # noqa: PLR0917 (typer calls it by name)
 ) -> None:
     """Compress discrete data without loss, to about the size that the bound of a model predicts.
 
-    The model must have Gaussian latents and a likelihood that is a probability mass. Only the same
-    run can decompress the file.
+    The latents must be diagonal Gaussians, and the likelihood a probability mass. Flows, mixtures,
+    categories, codes, and models that need labels or other fields are refused. Only the same run
+    can decompress the file.
     """
-    from lowerbound.evaluation.compression import compress
+    from lowerbound.evaluation.compression import check_parts, compress
     from lowerbound.runtime.outputs import write_whole
 
     model, config = open_run(directory)
+    check_parts(model)
     examples = load_examples(config, data, split, model)
     if pixels is not None:
         examples = examples.prepare("as-is").prepare(pixels, seed=seed)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from lowerbound.describe import KINDS
-from lowerbound.errors import DataError
+from lowerbound.errors import DataError, UnsupportedError
 from lowerbound.networks import set_output_bias
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
@@ -142,16 +142,35 @@ def call_network(
         dtype: the type in which it multiplies matrices; ``None`` for its own.
         given: its positional arguments.
         fields: its keyword arguments.
+
+    Raises:
+        UnsupportedError: if nothing is given to a network that needs an input.
     """
+    if not given:
+        return to_full_precision(_call_without_input(network, fields))
     own = next((parameter.dtype for parameter in network.parameters()), None)
     if own in LOW_PRECISION:
         given = tuple(value.to(own) for value in given)
-    if own == torch.float32 and dtype is not None and given:
+    if own == torch.float32 and dtype is not None:
         with torch.autocast(given[0].device.type, dtype, cache_enabled=False):
             raw: Tensor = network(*given, **fields)
     else:
         raw = network(*given, **fields)
     return to_full_precision(raw)
+
+
+def _call_without_input(network: nn.Module, fields: Mapping[str, Tensor]) -> Tensor:
+    try:
+        raw: Tensor = network(**fields)
+    except TypeError as error:
+        if isinstance(error, UnsupportedError):
+            raise
+        raise UnsupportedError(
+            f"nothing is given to the network {type(network).__name__} ({error}). A prior has no "
+            "input, so use lb.constant(...) as its network, or let the prior depend on a field by "
+            "lb.Given"
+        ) from None
+    return raw
 
 
 def to_full_precision(value: Tensor) -> Tensor:

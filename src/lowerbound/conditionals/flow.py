@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from lowerbound.conditionals.base import Conditional, to_full_precision
+from lowerbound.conditionals.linear_tails import import_zuko, with_linear_tails
 from lowerbound.describe import describable
 from lowerbound.distributions import NormalizingFlow
 from lowerbound.errors import SettingsError, UnsupportedError
@@ -20,6 +21,9 @@ from lowerbound.settings import check_whole_number
 
 # Names of flows in zuko.flows. A saved model can name only these.
 _FLOWS = ("NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "NAF", "UNAF", "CNF", "GF", "BPF")
+
+# Those that zuko inverts within an interval only.
+_WITHIN_BOUNDS = ("sospf", "naf", "unaf", "gf")
 
 
 @cache
@@ -30,13 +34,9 @@ def find_flow_classes() -> dict[str, type[nn.Module]]:
         >>> find_flow_classes()["nsf"]
         <class 'zuko.flows.spline.NSF'>
     """
-    checks = Distribution._validate_args
-    from zuko import flows
+    flows = import_zuko().flows
 
-    # Importing zuko switches torch's checks of arguments off for the whole process.
-    Distribution.set_default_validate_args(checks)
-
-    class IAF(flows.MAF):  # type: ignore[misc]
+    class IAF(flows.MAF):  # type: ignore[misc, name-defined]
         """The inverse of a MAF: it draws in one pass, and scores a given point in D passes."""
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -69,8 +69,12 @@ class Flow(Conditional):
 
     The inverses of ``"nice"``, ``"realnvp"``, ``"maf"``, ``"iaf"``, ``"nsf"`` and ``"ncsf"`` are
     exact. Those of ``"sospf"``, ``"naf"``, ``"unaf"``, ``"gf"`` and ``"bpf"`` are bisections
-    between -10 and 10 that end at 1e-6. A ``"cnf"`` integrates in both directions, to the
-    tolerances ``atol`` and ``rtol`` among its options (by default 1e-6 and 1e-5).
+    between -10 and 10 (``"bpf"``: -5 and 5) that end at 1e-6. Outside of this interval each of
+    their transforms is a straight line with the slope at the interval's end, and its inverse is
+    exact; for ``"gf"`` the line starts where the transform is at a quantile of 4 standard
+    deviations, if that is earlier. So every real number has a density, and draws may be of any
+    size. A ``"cnf"`` integrates in both directions, to the tolerances ``atol`` and ``rtol`` among
+    its options (by default 1e-6 and 1e-5).
 
     Args:
         name: the architecture, in small or capital letters: ``"nice"`` (Dinh et al. 2014),
@@ -146,7 +150,9 @@ class Flow(Conditional):
         dtype = next(self.parameters()).dtype
         return self._wrap(self.flow(given[0].reshape(*leading, -1).to(dtype)))
 
-    def _wrap(self, flow: Distribution) -> NormalizingFlow:
+    def _wrap(self, flow: Any) -> NormalizingFlow:
+        if self.name in _WITHIN_BOUNDS:
+            flow.transform = with_linear_tails(flow.transform)
         support = None
         if self.name == "ncsf":
             support = constraints.independent(constraints.interval(-math.pi, math.pi), 1)

@@ -17,6 +17,7 @@ from lowerbound.distributions.entries import (
     entrywise_log_prob,
     move_inside_support,
     tell_observed,
+    unwrap_independent,
 )
 from lowerbound.distributions.supports import (
     Grid,
@@ -150,8 +151,9 @@ class ZeroInflatedDistribution(_Gated):
         super().__init__(base, gate)
         if not is_mass(base):
             raise UnsupportedError(
-                f"a {type(base).__name__} is not a probability mass, so it gives 0 no probability "
-                "that could be inflated; use lb.Hurdle, which gives 0 a probability of its own"
+                f"the likelihood's {type(unwrap_independent(base)).__name__} is not a probability "
+                "mass, so it gives 0 no probability that could be inflated; use lb.Hurdle, which "
+                "gives 0 a probability of its own"
             )
 
     @property

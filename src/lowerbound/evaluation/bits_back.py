@@ -30,7 +30,7 @@ from lowerbound.evaluation.bits_back_groups import (
 )
 from lowerbound.evaluation.latent_grid import LatentGrid, Moments
 from lowerbound.models import LatentModel, LayeredModel, Model
-from lowerbound.models.passes import ProgressCallback
+from lowerbound.models.passes import ProgressCallback, explaining_shapes
 
 # A latent unit is rounded to multiples of this fraction of its smallest standard deviation under q,
 # which costs less than a thousandth of a nat. The multiples are larger if there would be more cells
@@ -99,8 +99,11 @@ class Coder:
         if not is_mass(p):
             raise UnsupportedError(
                 f"compression needs a likelihood that is a probability mass, such as lb.Bernoulli "
-                f"or lb.Categorical; a {type(p).__name__} is a density"
+                f"or lb.Categorical; a {type(p).__name__} is a density. Train a model of data with "
+                "a known number of levels, such as pixels as they are"
             )
+        with explaining_shapes(like):
+            self._posteriors_of(np.zeros((1, *self.shape), np.int32))
 
     def choose_cells(self, levels: NDArray[np.int32]) -> None:
         """Choose the width of the cells of each unit, a power of two, and their number.
@@ -348,17 +351,18 @@ def _copy_in_float64(model: Model) -> LatentModel | LayeredModel:
     if not is_layered and not isinstance(model, LatentModel):
         raise UnsupportedError(
             f"compression needs a lb.LatentModel or a lb.LayeredModel; this is a "
-            f"{type(model).__name__}"
+            f"{type(model).__name__}; train one of these"
         )
     if is_layered and model.features is None:
         raise UnsupportedError(
             "compression needs top-down inference, in which each posterior is given with its "
-            "prior; this lb.LayeredModel has no features=..., so its inference is bottom-up"
+            "prior; this lb.LayeredModel has no features=..., so its inference is bottom-up; train "
+            "a model with features=..., such as the recipes ladder and deep"
         )
     if model.needs:
         raise UnsupportedError(
             f"compression is for models without fields, and this model needs "
-            f"{', '.join(model.needs)}"
+            f"{', '.join(model.needs)}; train one whose parts need none"
         )
     copied: Any = copy.deepcopy(model)
     whole: LatentModel | LayeredModel = (
@@ -372,6 +376,6 @@ def _take_diagonal(role: str, distribution: Distribution) -> DiagonalNormal:
     if ours is None:
         raise UnsupportedError(
             f"compression needs a {role} that is a diagonal Gaussian, such as that of lb.Gaussian "
-            f"or lb.StandardNormal, not a {type(distribution).__name__}"
+            f"or lb.StandardNormal, not a {type(distribution).__name__}; train a model with one"
         )
     return ours

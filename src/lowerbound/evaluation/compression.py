@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from lowerbound.data.examples import Examples
 from lowerbound.errors import StorageError
@@ -63,6 +64,22 @@ class CompressedSize:
         return self.bytes / self.bound_bytes - 1
 
 
+def check_parts(model: Model) -> None:
+    """Refuse a model that cannot compress, before data are read.
+
+    A model that was not trained on data from :func:`lowerbound.load_data` does not say which data
+    it takes, and is checked with its data.
+
+    Raises:
+        UnsupportedError: if a part of the model does not allow it, by name.
+    """
+    known = model.preprocessing
+    if known is not None:
+        like = torch.zeros(1, *known.shape, dtype=torch.uint8)
+        kind = known.value_kind if known.value_kind == "codes" else None
+        Coder(model, Examples(like, levels=known.levels or 2, kind=kind))
+
+
 def compress(
     model: Model, data: Any, *, progress: ProgressCallback | None = None
 ) -> tuple[bytes, CompressedSize]:
@@ -96,9 +113,9 @@ def compress(
         True
     """
     examples = choose_levels(model.examples(data))
+    coder = Coder(model, examples)
     model.check_data(examples)
     levels = read_levels(examples)
-    coder = Coder(model, examples)
     coder.choose_cells(levels)
     stack = coder.push_all(levels, progress)
     header = {

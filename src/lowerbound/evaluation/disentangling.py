@@ -129,10 +129,14 @@ def disentanglement(
         >>> 0 <= scores.mig <= 1, list(scores.by_factor)
         (True, ['scale', 'position_x'])
     """
+    _check_settings(bins, seed)
     examples = read_examples(model, data)
+    if isinstance(factors, str):
+        factors = [factors]
     if not isinstance(factors, Mapping):
         factors = _select_fields(examples, factors)
     given = {name: _read_factor(name, values, len(examples)) for name, values in factors.items()}
+    _check_numbers(len(examples), len(given))
     count = min(len(examples), _MOST_EXAMPLES)
     index = torch.linspace(0, len(examples) - 1, count).round().long()
     codes = model.encode(examples.subset(index))
@@ -163,8 +167,7 @@ def score_codes(
         >>> scores.mig > 0.8, scores.sap > 0.9, scores.disentanglement > 0.9
         (True, True, True)
     """
-    bins = check_whole_number("disentanglement: bins", bins)
-    seed = check_seed("disentanglement", seed)
+    bins, seed = _check_settings(bins, seed)
     known = np.asarray(codes, dtype=np.float64)
     if known.ndim != 2 or not np.isfinite(known).all():
         raise DataError(
@@ -172,13 +175,24 @@ def score_codes(
             "[N, J]"
         )
     read = {name: _read_factor(name, values, len(known)) for name, values in factors.items()}
-    if len(known) < _FEWEST_EXAMPLES or len(read) < 2:
-        raise DataError(
-            f"disentanglement: {len(known)} examples with {len(read)} factor(s) are too few; give "
-            f"at least {_FEWEST_EXAMPLES} examples and two factors"
-        )
+    _check_numbers(len(known), len(read))
     scores = compute_all_scores(known, read, bins=bins, seed=seed)
     return Disentanglement(examples=len(known), units=known.shape[1], **scores)
+
+
+def _check_settings(bins: int, seed: int) -> tuple[int, int]:
+    return (
+        check_whole_number("disentanglement: bins", bins),
+        check_seed("disentanglement", seed),
+    )
+
+
+def _check_numbers(examples: int, factors: int) -> None:
+    if examples < _FEWEST_EXAMPLES or factors < 2:
+        raise DataError(
+            f"disentanglement: {examples} examples with {factors} factor(s) are too few; give at "
+            f"least {_FEWEST_EXAMPLES} examples and two factors"
+        )
 
 
 def _select_fields(examples: Examples, names: Sequence[str] | None) -> dict[str, Tensor]:

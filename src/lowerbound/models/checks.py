@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lowerbound.distributions import (
     unwrap_independent,
 )
 from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.runtime.modes import evaluating, seeded
 
 
 class PartsError(ShapeError):
@@ -99,6 +101,45 @@ def check_measures(q: Distribution, prior: Distribution, of: str = "") -> None:
             "posterior, so its probabilities are of other vectors; make the prior with the model's "
             "own posterior, such as lb.CodePrior(model.posterior)"
         )
+
+
+def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
+    """Refuse layers whose posterior and prior do not fit each other, before anything is drawn.
+
+    The distributions of a layer depend on draws of others. So they are computed for one example,
+    with noise of its own, and again only if parts or shapes have changed.
+
+    Args:
+        model: a :class:`lowerbound.LayeredModel`.
+        x: data, ``[B, *event]``.
+        given: the fields that the model needs, ``[B, ...]`` each.
+
+    Raises:
+        ShapeError, UnsupportedError: naming the layer.
+    """
+    if torch.compiler.is_compiling() or not len(x):
+        return
+    parts = (x.shape[1:], *map(id, model.priors), *map(id, model.posteriors))
+    if model.__dict__.get("_checked_layers") == parts:
+        return
+    fields = {name: value[:1] for name, value in given.items()}
+
+    def check(name: str, prior: Distribution) -> Tensor:
+        q = posteriors[name]
+        if q.event_shape != prior.event_shape:
+            raise PartsError(
+                f"the posterior of {name!r} is over events of shape {tuple(q.event_shape)}, but "
+                f"its prior is over {tuple(prior.event_shape)}; give both the same shape (a "
+                "torch.distributions.Independent makes batch dimensions part of the event)"
+            )
+        check_measures(q, prior, f" of {name!r}")
+        z: Tensor = q.sample()
+        return z
+
+    with evaluating(model), seeded(0, x.device):
+        posteriors = model.posterior_given(x[:1], fields).groups
+        model.visit_priors(fields, check)
+    model.__dict__["_checked_layers"] = parts
 
 
 def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:

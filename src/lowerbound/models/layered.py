@@ -40,8 +40,7 @@ class LayeredModel(GenerativeModel):
 
     .. math:: p(x, z) = p(z_L) \, p(z_{L-1} \mid z_L) \cdots p(z_1 \mid z_2) \, p(x \mid z_1)
 
-    *Bottom-up inference* draws the layers in the other order (Burda et al. 2016). It needs no
-    further parts:
+    *Bottom-up inference* draws the layers in the other order (Burda et al. 2016):
 
     .. math:: q(z \mid x) = q(z_1 \mid x) \, q(z_2 \mid z_1) \cdots q(z_L \mid z_{L-1})
 
@@ -264,6 +263,7 @@ class LayeredModel(GenerativeModel):
     def _draw(
         self, x: Tensor, samples: int, gradient: Gradient, given: Fields, score: Score | None
     ) -> Draw:
+        checks.check_layers(self, x, given)
         latents: dict[str, Latent] = {}
         if self.features is not None:
 

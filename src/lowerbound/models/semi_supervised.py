@@ -224,6 +224,18 @@ class SemiSupervised(GenerativeModel):
             labelled = given | {LATENT_LABEL: any_label}
             self.likelihood.start_from(x, **select_fields(self.likelihood, labelled))
 
+    def try_draw(
+        self,
+        examples: Examples,
+        x: Tensor,
+        samples: int,
+        gradient: Gradient,
+        given: Mapping[str, Any],
+    ) -> Draw:
+        """Make a first draw for some examples, after a check of their labels."""
+        self._check_labels_of(examples)
+        return super().try_draw(examples, x, samples, gradient, given)
+
     def check_support(self, examples: Examples) -> None:
         """Check the labels, and that the data lie in the likelihood's support.
 

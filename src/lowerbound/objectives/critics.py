@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -34,9 +35,19 @@ def compute_logits(name: str, critic: nn.Module, z: Tensor) -> Tensor:
     """Compute the critic's logit of each draw, ``[K, B]``, from latents ``[K, B, *units]``.
 
     Raises:
-        ShapeError: if the critic does not give one logit for each draw, naming the objective.
+        ShapeError: if the critic cannot take the latents, or does not give one logit for each draw,
+            naming the objective.
     """
-    logits: Tensor = critic(z.flatten(2))
+    flat = z.flatten(2)
+    try:
+        logits: Tensor = critic(flat)
+    except torch.OutOfMemoryError:
+        raise
+    except (ShapeError, RuntimeError) as error:
+        raise ShapeError(
+            f"{name}: the critic cannot take draws of {flat.shape[-1]} latents, which have the "
+            f"shape {tuple(flat.shape)}; give it that many inputs ({error})"
+        ) from None
     if logits.shape != (*z.shape[:2], 1):
         raise ShapeError(
             f"{name}: for latents of shape {tuple(z.shape)} the critic gives the shape "

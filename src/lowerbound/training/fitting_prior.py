@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lowerbound.conditionals.base import list_field_names
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import draw_samples
-from lowerbound.errors import SettingsError
+from lowerbound.errors import SettingsError, UnsupportedError
 from lowerbound.evaluation.checks import check_model
 from lowerbound.evaluation.estimate import evaluate
 from lowerbound.models import Draw, Gradient, LatentModel, Model
@@ -26,6 +26,7 @@ from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.fitting import fit
+from lowerbound.training.preparing import check_training
 
 # The largest number of examples whose latents a prior can start from.
 _MOST_EXAMPLES = 20_000
@@ -75,6 +76,11 @@ def fit_prior(model: LatentModel, prior: nn.Module, data: Any, **settings: Any) 
         True
     """
     check_model("fit_prior", model, LatentModel, "it replaces the prior of such a model")
+    if not isinstance(prior, nn.Module):
+        raise UnsupportedError(
+            f"fit_prior: the prior is a {type(prior).__name__}; it must be a module whose forward "
+            "returns a distribution, such as lb.MixturePrior(2, components=10)"
+        )
     for name in ("directory", "resume"):
         if settings.get(name):
             raise SettingsError(
@@ -82,19 +88,15 @@ def fit_prior(model: LatentModel, prior: nn.Module, data: Any, **settings: Any) 
                 "result: lb.save(model, path)"
             )
     examples = model.examples(data, name="training data")
-    before = _average_rate(_Rates(model), examples)
     copies: dict[int, Any] = {}  # a prior may share the encoder
     fitted = copy.deepcopy(model, copies)
     fitted.prior = copy.deepcopy(prior, copies)
-    rates = _Rates(fitted)
-    rates.check_data(examples)
-    seed = derived_seed(settings.get("seed", 0), "fit_prior")
-    start = getattr(fitted.prior, "start_from_latents", None)
-    if start is not None:
-        with seeded(seed, get_device(fitted)):
-            start(_draw_latents(fitted, examples, seed))
+    rates, objective = _Rates(fitted), ELBO(kl="sampled")
     with _training_only_the_prior(fitted):
-        fit(rates, ELBO(kl="sampled"), examples, **settings)
+        check_training(rates, objective, examples, settings)
+        before = _average_rate(_Rates(model), examples)
+        _start(fitted, examples, derived_seed(settings.get("seed", 0), "fit_prior"))
+        fit(rates, objective, examples, **settings)
     after = _average_rate(rates, examples)
     if not after <= before:
         raise SettingsError(
@@ -156,6 +158,14 @@ class _Rates(Model):
             q=q,
             prior=prior,
         )
+
+
+def _start(fitted: LatentModel, examples: Examples, seed: int) -> None:
+    """Let the prior start from the latents of the examples, if it can."""
+    start = getattr(fitted.prior, "start_from_latents", None)
+    if start is not None:
+        with seeded(seed, get_device(fitted)):
+            start(_draw_latents(fitted, examples, seed))
 
 
 def _average_rate(rates: _Rates, examples: Examples) -> float:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -21,6 +22,7 @@ from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.runtime.modes import evaluating
 from lowerbound.runtime.threads import list_candidates
+from lowerbound.settings import check_settings
 from lowerbound.training.autostop import AutoStop
 from lowerbound.training.batches import count_batches
 from lowerbound.training.compiling import StepOptions
@@ -102,6 +104,22 @@ def make_loop(
             settings.profile,
         ),
     )
+
+
+def check_training(
+    model: Model, objective: Objective, examples: Examples, keywords: Mapping[str, Any]
+) -> None:
+    """Make all checks of :func:`lowerbound.fit`, and train nothing.
+
+    For functions that do other work before they train.
+
+    Raises:
+        SettingsError, DataError, ShapeError, UnsupportedError: as ``fit`` does.
+    """
+    settings = check_settings(FitKeywords, keywords, name="fit")
+    plan = model.training_plan(examples)
+    observers = make_observers(plan, None, settings)
+    make_loop(model, objective, plan, settings, observers, signals=StopSignals())
 
 
 def find_preprocessing(examples: Examples) -> Preprocessing | None:

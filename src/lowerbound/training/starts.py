@@ -19,11 +19,13 @@ from lowerbound.evaluation.optima_search import search_optima
 from lowerbound.models import LogJoint
 from lowerbound.models.optima import Optimum
 from lowerbound.objectives import Objective
+from lowerbound.objectives.base import check_types
 from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
-from lowerbound.settings import check_seed, check_whole_number
+from lowerbound.settings import check_seed, check_settings, check_whole_number
 from lowerbound.training.fitting import fit
+from lowerbound.training.settings import FitKeywords
 
 # The number of draws that locate a posterior.
 _DRAWS = 1000
@@ -200,6 +202,8 @@ def fit_from_optima(
             "fit_from_optima: several trainings cannot write to one directory; save the best model "
             "with lb.save, or train it further with lb.fit(..., directory=...)"
         )
+    check_types("fit_from_optima", model, objective)
+    check_settings(FitKeywords, keywords, name="fit")
     results: list[tuple[Start, LogJoint]] = []
     failures: list[NonFiniteError] = []
     for optimum, trained in _make_starts(model, data, starts, optima, seed):
