@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from lowerbound.data.cycles import (
 )
 from lowerbound.data.entries import Entry, Family
 from lowerbound.data.grids import Grid
+from lowerbound.data.joined_names import join_names
 from lowerbound.describe import describable
 from lowerbound.errors import DataError
 
@@ -389,11 +389,3 @@ class Schema:
             if column.name == name:
                 return column
         raise DataError(f"there is no column {name!r}; the columns are {join_names(self.names)}")
-
-
-def join_names(names: Sequence[Any], most: int = 12) -> str:
-    """Join at most so many names or categories for a message; those with a comma are quoted."""
-    shown = ", ".join(repr(each) if "," in str(each) else str(each) for each in names[:most])
-    if len(names) > most:
-        return f"{shown} and {len(names) - most:,} more"
-    return shown

@@ -19,11 +19,11 @@ from lowerbound.data.columns import (
     Floats,
     Mask,
     Schema,
-    join_names,
 )
 from lowerbound.data.cycles import DAY, WEEK, find_cycles, split_times
 from lowerbound.data.frames import RawTable
 from lowerbound.data.grids import find_step
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_atom, infer_type
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn

@@ -20,11 +20,11 @@ from lowerbound.data.columns import (
     Floats,
     Mask,
     Schema,
-    join_names,
 )
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import RawTable, is_frame, open_table
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.known_columns import read_column, suits
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.restoring import (
