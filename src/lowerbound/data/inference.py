@@ -123,7 +123,8 @@ def infer_column(
     unknown: Unknown = "error",
 ) -> Column:
     """Infer what one column is, see :func:`infer_schema`."""
-    base, where = Column(raw.name, "constant", dtype=raw.dtype, label=raw.label), raw.where
+    where = raw.where
+    base = Column(raw.name, "constant", dtype=raw.dtype, label=raw.label, backend=raw.backend)
     placeholders = clean_marks(placeholders)
     if asked is None and re.fullmatch(_INDEX, raw.name):
         asked = "identifier"
