@@ -253,6 +253,11 @@ def test_a_description_without_the_backend_is_compared_without_it():
     assert build_part(describe(column)).label == 1.5
 
 
+def test_what_an_objective_must_have_is_compared():
+    one, other = (describe(lb.FactorVAE(lb.mlp(2, width, 1))) for width in (4, 8))
+    assert complete(one, other) == one != other
+
+
 def test_decimals_that_do_not_hold_the_values_become_numbers():
     values = [None, Decimal("0.25"), Decimal("0.50"), Decimal("0.75")] * 10
     frame = pl.DataFrame({"a": pl.Series(values, dtype=pl.Decimal(3, 2))})
