@@ -12,11 +12,15 @@ import pyarrow as pa
 import pytest
 
 import lowerbound as lb
+from lowerbound.data.columns import Column
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.raw_values import is_missing
-from lowerbound.data.schema import fill_table, make_table
+from lowerbound.data.schema import fill_table, make_table, read_table
+from lowerbound.describe import build as build_part
+from lowerbound.describe import complete, describe
 from lowerbound.recipes import find_recipe
+from lowerbound.sklearn import VAE
 
 ROWS = 40
 
@@ -114,10 +118,144 @@ def test_answers_to_a_frame_have_its_types(kind):
         assert list(drawn.index) == [name for name in frame.index for _ in range(2)]
 
 
-@pytest.mark.parametrize("kind", ["polars", "pyarrow"])
-def test_new_rows_have_the_decimals_of_the_training(kind):
+@pytest.mark.parametrize("kind", FRAMES)
+def test_new_rows_have_the_types_of_the_training_also_from_a_file(kind, tmp_path):
     frame = FRAMES[kind]()
-    assert list_types(build(frame).sample(3, seed=0))["price"] == list_types(frame)["price"]
+    if kind == "pandas":
+        frame = frame.drop(columns="truth")  # without missing values, these are not objects
+    if kind == "pyarrow":
+        frame = frame.drop("text")  # the text of new categories is not large, as polars' is
+    model = build(frame)
+    wanted = list_types(frame)
+    assert list_types(model.sample(3, seed=0)) == wanted
+    lb.save(model, tmp_path / "model.safetensors")
+    drawn = lb.load(tmp_path / "model.safetensors").sample(3, seed=0)
+    assert list_types(drawn) == wanted
+
+
+NUMBERS, TEXTS, TRUTHS = [4, 0, 3, 1, 2], list("ebdac"), [True, False, True, True, False]
+PRICES = [Decimal(each) / 4 for each in NUMBERS]
+TIMES = [datetime.datetime(2024, 1, 1 + each) for each in NUMBERS]
+
+COLUMNS_OF_PANDAS = [
+    *(pd.Series(NUMBERS, dtype=each) for each in ("int8", "uint16", "float32", "float64")),
+    *(pd.Series(NUMBERS, dtype=each) for each in ("Int8", "UInt16", "Int64", "Float32", "Float64")),
+    *(pd.Series(TRUTHS, dtype=each) for each in ("bool", "boolean")),
+    *(pd.Series(TEXTS, dtype=each) for each in ("str", "string", "category")),
+    pd.Series(pd.Categorical(TEXTS, categories=list("edcba"), ordered=True)),
+    *(pd.Series(TIMES, dtype=each) for each in ("datetime64[s]", "datetime64[ns, Asia/Tokyo]")),
+]
+
+COLUMNS_OF_ARROW = [
+    *(pa.array(NUMBERS, each) for each in (pa.int8(), pa.uint16(), pa.int64())),
+    *(pa.array(map(float, NUMBERS), each) for each in (pa.float32(), pa.float64())),
+    pa.array(PRICES, pa.decimal128(6, 2)),
+    pa.array(TRUTHS),
+    pa.array(TEXTS),
+    pa.array(TEXTS, pa.dictionary(pa.int32(), pa.string())),
+    pa.array(TEXTS, pa.dictionary(pa.int32(), pa.string(), ordered=True)),
+    pa.array(TIMES, pa.date32()),
+    pa.array(TIMES, pa.timestamp("s")),
+    pa.array(TIMES, pa.timestamp("ns")),
+    pa.array(TIMES, pa.timestamp("us", "Asia/Tokyo")),
+]
+
+COLUMNS = COLUMNS_OF_PANDAS + [
+    pd.Series(pd.array(cells, dtype=pd.ArrowDtype(cells.type))) for cells in COLUMNS_OF_ARROW
+]
+
+
+@pytest.mark.parametrize("rows", [range(5), [3]], ids=["several values", "one value"])
+@pytest.mark.parametrize("column", COLUMNS, ids=[str(each.dtype) for each in COLUMNS])
+def test_each_type_of_pandas_is_that_of_new_rows(column, rows):
+    kept = column.take(list(rows) * (ROWS // len(rows))).reset_index(drop=True)
+    frame = pd.DataFrame({"number": np.random.default_rng(0).normal(size=ROWS), "kept": kept})
+    drawn = build(frame).sample(4, seed=0)["kept"]
+    assert not drawn.isna().any()
+    if isinstance(kept.dtype, pd.CategoricalDtype):
+        assert drawn.cat.ordered == kept.cat.ordered
+        assert set(drawn.cat.categories) <= set(kept.cat.categories)
+    else:
+        assert drawn.dtype == kept.dtype
+    if len(rows) == 1:
+        assert drawn.tolist() == kept[:4].tolist()
+
+
+def test_new_rows_keep_missing_values_and_fractions_in_the_type_of_the_backend():
+    frame = pd.DataFrame({"key": [3, 7] * 20, "amount": range(0, 4000, 100)})
+    for backend, kinds in {
+        "numpy_nullable": ("Int64", "Float64"),
+        "pyarrow": ("int64[pyarrow]", "double[pyarrow]"),
+    }.items():
+        schema = infer_schema(
+            open_table(frame.convert_dtypes(dtype_backend=backend)),
+            types={"key": "categorical", "amount": "real"},
+            unknown="other",
+        )
+        made = make_table({"key": np.array([2.0, 1.0]), "amount": np.array([0.5, 2.0])}, schema)
+        assert tuple(map(str, made.dtypes)) == kinds
+        assert made["key"].isna().tolist() == [True, False]
+        assert made["key"][1] == 7
+        assert made["amount"].tolist() == [0.5, 2.0]
+
+
+BACKENDS = {
+    "numpy": lambda frame: frame,
+    "nullable": lambda frame: frame.convert_dtypes(),
+    "arrow-backed": lambda frame: frame.convert_dtypes(dtype_backend="pyarrow"),
+}
+
+
+def make_plain() -> pd.DataFrame:
+    return make_pandas(number="float64", text="str", time="datetime64[us]").assign(
+        count=np.arange(ROWS)[::-1] * 7 % 90, truth=np.arange(ROWS) % 3 == 0
+    )
+
+
+@pytest.mark.parametrize("later", BACKENDS)
+@pytest.mark.parametrize("first", BACKENDS)
+def test_a_frame_of_another_backend_is_the_same_table(first, later, tmp_path):
+    frame, other = (BACKENDS[each](make_plain()) for each in (first, later))
+    schema = infer_schema(open_table(frame))
+    assert infer_schema(open_table(other)) == schema
+    values, observed = read_table(frame, schema)
+    values_of_other, observed_of_other = read_table(other, schema)
+    assert values_of_other.equal(values)
+    assert observed_of_other.equal(observed)
+    model = build(frame)
+    assert list_types(model.reconstruct(other)) == list_types(other)
+    assert list_types(model.sample(2, given=other, seed=0)) == list_types(other)
+    only_number = pd.DataFrame({"number": other["number"][:3]})
+    drawn = model.sample(1, given=only_number, seed=0)
+    assert list_types(drawn) == {**list_types(frame), "number": other["number"].dtype}
+
+
+def test_a_run_goes_on_with_a_frame_of_another_backend(tmp_path):
+    settings = {"directory": tmp_path, "batch_size": 20, "progress": False, "pictures_every": 0}
+    for epochs, (backend, convert) in enumerate(BACKENDS.items(), 1):
+        data = lb.load_data(convert(make_plain()), test_fraction=0.0)
+        model, objective = find_recipe("table").build(data, {"hidden": 4}, seed=0)
+        run = lb.fit(model, objective, data.train, epochs=epochs, resume=epochs > 1, **settings)
+        assert len(run.history) == epochs, backend
+
+
+def test_an_estimator_goes_on_with_a_frame_of_another_backend():
+    vae = VAE(hidden=4, steps=2, warm_start=True, random_state=0)
+    models = [vae.fit(convert(make_plain())).model_ for convert in BACKENDS.values()]
+    assert all(each is models[0] for each in models)
+
+
+def test_a_description_without_the_backend_is_compared_without_it():
+    column = Column("1.5", "real", label=1.5, backend="pyarrow")
+    earlier = {"kind": "Column", "name": "1.5", "type": "real"}
+    assert build_part(earlier).backend == ""
+    assert complete(earlier, describe(column)) == describe(column)
+    assert build_part(describe(column)).label == 1.5
+
+
+def test_what_an_objective_must_have_is_compared():
+    one, other = (describe(lb.FactorVAE(lb.mlp(2, width, 1))) for width in (4, 8))
+    assert complete(one, other) == one != other
 
 
 def test_decimals_that_do_not_hold_the_values_become_numbers():
@@ -150,6 +288,33 @@ def test_answers_to_a_frame_have_its_labels(labels):
         model.sample(2, given=frame.iloc[:3, :2], seed=0),
     ):
         pd.testing.assert_index_equal(answer.columns, labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)]),
+        pd.MultiIndex.from_product([[1.5], ["x"], [True, False, 7]]),
+        pd.Index([1.5, 2.0, 4.0]),
+        pd.Index([3, 2, 7]),
+        pd.Index(["x", 2, 2.5]),
+        pd.Index(["x", ("a", 1), ("b",)], tupleize_cols=False),
+        pd.Index(["(1, 2)", "1.5", "3"]),
+    ],
+)
+def test_new_rows_have_the_labels_of_the_training_also_from_a_file(labels, tmp_path):
+    values = np.random.default_rng(0).normal(size=(ROWS, 3))
+    model = build(pd.DataFrame(values, columns=labels))
+    pd.testing.assert_index_equal(model.sample(2, seed=0).columns, labels)
+    lb.save(model, tmp_path / "model.safetensors")
+    loaded = lb.load(tmp_path / "model.safetensors")
+    pd.testing.assert_index_equal(loaded.sample(2, seed=0).columns, labels)
+
+
+def test_labels_that_a_file_cannot_hold_become_text():
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(ROWS, 2)))
+    frame.columns = pd.to_datetime(["2024-01-01", "2024-01-02"])
+    assert list(build(frame).sample(2, seed=0)) == ["2024-01-01 00:00:00", "2024-01-02 00:00:00"]
 
 
 def test_columns_that_a_given_frame_does_not_have_are_of_the_types_of_the_training():

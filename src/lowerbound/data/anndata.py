@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from lowerbound.data.columns import join_names
 from lowerbound.data.fields import Categories
 from lowerbound.data.hdf5 import StoredMatrix
+from lowerbound.data.joined_names import join_names
 from lowerbound.errors import DataError
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from lowerbound.data.cycles import (
 )
 from lowerbound.data.entries import Entry, Family
 from lowerbound.data.grids import Grid
+from lowerbound.data.joined_names import join_names
 from lowerbound.describe import describable
 from lowerbound.errors import DataError
 
@@ -45,6 +45,12 @@ CODED = ("ordinal", "categorical", "boolean")
 
 LEFT_OUT = ("identifier", "constant")
 """The types of columns that are not modelled."""
+
+Backend = Literal["", "numpy_nullable", "pyarrow"]
+"""What pandas keeps the values of a column in, as it names it; empty for arrays of numpy."""
+
+Label = int | float | tuple[Any, ...]
+"""The name of a column of pandas that is not text: a number, or those of several levels."""
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -85,9 +91,11 @@ class Column:
         low: the smallest value seen; draws do not exceed the range by more than its width.
         high: the largest value seen.
         zone: the time zone of times, such as ``"Europe/Berlin"``; empty for times without one.
-        label: the name of the column in its frame, if it is a whole number and not text.
+        label: the name of the column in its frame, if it is a number or a tuple, and not text.
         has_missing: whether values were missing in the table from which it was inferred.
         cycles: those of times, among ``"year"``, ``"week"`` and ``"day"``, in this order.
+        backend: what pandas keeps the values in. Columns that differ in ``backend`` and ``label``
+            alone are equal, since any frame of pandas can be read as any other.
 
     Example:
         >>> income = Column("income", "positive", atoms=(0.0,), centre=3.0, spread=0.5)
@@ -110,9 +118,10 @@ class Column:
     low: float = 0.0
     high: float = 0.0
     zone: str = ""
-    label: int | None = None
+    label: Label | None = field(default=None, compare=False)
     has_missing: bool = False
     cycles: tuple[Cycle, ...] = ()
+    backend: Backend = field(default="", compare=False)
 
     @property
     def is_modelled(self) -> bool:
@@ -389,11 +398,3 @@ class Schema:
             if column.name == name:
                 return column
         raise DataError(f"there is no column {name!r}; the columns are {join_names(self.names)}")
-
-
-def join_names(names: Sequence[Any], most: int = 12) -> str:
-    """Join at most so many names or categories for a message; those with a comma are quoted."""
-    shown = ", ".join(repr(each) if "," in str(each) else str(each) for each in names[:most])
-    if len(names) > most:
-        return f"{shown} and {len(names) - most:,} more"
-    return shown

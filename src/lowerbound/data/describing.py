@@ -6,9 +6,10 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lowerbound.data.columns import CODED, Column, join_names
+from lowerbound.data.columns import CODED, Column
 from lowerbound.data.frames import RawTable, make_frame, open_table
 from lowerbound.data.inference import infer_schema
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.suspects import (
     Suspects,
     describe_suspects,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
+from lowerbound.data.columns import Label
 from lowerbound.data.raw_columns import ArrayColumn, FrameColumn, RawColumn
 from lowerbound.data.restoring import LIBRARIES, import_library
 from lowerbound.data.tables import refuse_lazy
@@ -112,11 +114,25 @@ def _open_frame(data: Any, name: str, first_row: int) -> RawTable:
             str(each),
             f"{name}: the column {str(each)!r}",
             first_row,
-            label=int(each) if isinstance(each, numbers.Integral) else None,
+            label=_read_label(each),
         )
         for each in frame.columns
     ]
     return RawTable(columns, library, nw.maybe_get_index(frame))
+
+
+def _read_label(name: Any) -> Label | None:
+    """A name that is not text, if a file can hold it: a number, or a tuple of numbers and text."""
+    if isinstance(name, tuple):
+        parts = tuple(each if isinstance(each, str) else _read_label(each) for each in name)
+        return None if None in parts else parts
+    if isinstance(name, bool | np.bool_):
+        return bool(name)
+    if isinstance(name, numbers.Integral):
+        return int(name)
+    if isinstance(name, float | np.floating) and math.isfinite(name):
+        return float(name)
+    return None
 
 
 def _list_names(data: Any) -> Sequence[Any]:

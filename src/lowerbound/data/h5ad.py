@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lowerbound.data.columns import join_names
 from lowerbound.data.examples import Examples
 from lowerbound.data.hdf5 import StoredMatrix
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.memory import stays_in_file
 from lowerbound.data.options import ReadOptions
 from lowerbound.errors import DataError

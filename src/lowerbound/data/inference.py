@@ -19,11 +19,11 @@ from lowerbound.data.columns import (
     Floats,
     Mask,
     Schema,
-    join_names,
 )
 from lowerbound.data.cycles import DAY, WEEK, find_cycles, split_times
 from lowerbound.data.frames import RawTable
 from lowerbound.data.grids import find_step
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_atom, infer_type
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
@@ -123,7 +123,8 @@ def infer_column(
     unknown: Unknown = "error",
 ) -> Column:
     """Infer what one column is, see :func:`infer_schema`."""
-    base, where = Column(raw.name, "constant", dtype=raw.dtype, label=raw.label), raw.where
+    where = raw.where
+    base = Column(raw.name, "constant", dtype=raw.dtype, label=raw.label, backend=raw.backend)
     placeholders = clean_marks(placeholders)
     if asked is None and re.fullmatch(_INDEX, raw.name):
         asked = "identifier"

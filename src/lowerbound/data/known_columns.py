@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lowerbound.data.columns import CODED, Column, Floats, Mask, join_names
+from lowerbound.data.columns import CODED, Column, Floats, Mask
 from lowerbound.data.inference import check_ends, check_values, refuse_infinite
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, classify
 from lowerbound.data.text_times import suggest_conversion

@@ -14,10 +14,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lowerbound.data.anndata import is_anndata
-from lowerbound.data.columns import join_names
 from lowerbound.data.examples import Examples
 from lowerbound.data.formats import PICTURE_SUFFIXES
 from lowerbound.data.images import convert_images, read_picture_list
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.load import load_data
 from lowerbound.data.options import KeepIn, ReadOptions
 from lowerbound.data.preprocessing import Preprocessing

@@ -11,7 +11,7 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.data.columns import Floats, Mask
+from lowerbound.data.columns import Backend, Floats, Label, Mask
 from lowerbound.data.dictionaries import find_dictionary_cells, list_dictionary
 from lowerbound.data.raw_values import (
     Content,
@@ -37,10 +37,12 @@ class RawColumn(ABC):
         name: the name of the column.
         where: the data and the column, as messages name them.
         first_row: the number of the first row in messages, of a part of a table.
-        label: the name in the frame, if it is a whole number and not text.
+        label: the name in the frame, if it is a number or a tuple, and not text.
     """
 
-    def __init__(self, name: str, where: str, first_row: int = 0, label: int | None = None) -> None:
+    def __init__(
+        self, name: str, where: str, first_row: int = 0, label: Label | None = None
+    ) -> None:
         self.name = name
         self.where = where
         self.first_row = first_row
@@ -54,6 +56,11 @@ class RawColumn(ABC):
     @abstractmethod
     def dtype(self) -> str:
         """The name of the type of its values."""
+
+    @property
+    def backend(self) -> Backend:
+        """What pandas keeps the values in; empty for those of any other library."""
+        return ""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -206,7 +213,7 @@ class FrameColumn(RawColumn):
         name: str,
         where: str,
         first_row: int = 0,
-        label: int | None = None,
+        label: Label | None = None,
     ) -> None:
         super().__init__(name, where, first_row, label)
         self.series = series
@@ -219,6 +226,15 @@ class FrameColumn(RawColumn):
         if self._is_category:
             return "Enum" if self._is_ordered else "Categorical"
         return str(self.series.dtype)
+
+    @property
+    def backend(self) -> Backend:
+        """What pandas keeps the values in; empty for those of any other library."""
+        kind = getattr(self.series.to_native(), "dtype", None)
+        if hasattr(kind, "pyarrow_dtype"):
+            return "pyarrow"
+        mark = getattr(kind, "na_value", None)
+        return "numpy_nullable" if type(mark).__name__ == "NAType" else ""
 
     @property
     def _is_time(self) -> bool:

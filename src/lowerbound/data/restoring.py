@@ -107,7 +107,10 @@ def make_series(raw: Floats, column: Column, library: str) -> Any:
         column: the column.
         library: ``"pandas"``, ``"polars"`` or ``"pyarrow"``.
     """
-    import_library(library)
+    module = import_library(library)
+    if library == "pandas" and column.backend == "pyarrow":
+        cells = make_series(raw, column, "pyarrow")
+        return module.Series(cells, dtype=module.ArrowDtype(cells.type))
     values = restore_type(raw, column)
     if column.type == "time":
         return _make_times(np.asarray(values), column, library)
@@ -118,6 +121,8 @@ def make_series(raw: Floats, column: Column, library: str) -> Any:
         decimals = _round_to_decimals(raw, column.dtype, column)
         if decimals is not None:
             return _make_decimals(decimals, column.dtype, library)
+    if library == "pandas" and column.backend == "numpy_nullable":
+        return _make_nullable(values, column.dtype)
     return _make_plain(values, column.dtype, library)
 
 
@@ -168,6 +173,16 @@ def _make_plain(values: NDArray[Any] | list[Any], dtype: str, library: str) -> A
     if isinstance(values, np.ndarray) and dtype.startswith(("Int", "UInt")):
         known = known if values.dtype.kind in "iu" else None  # with gaps
     return nw.new_series("", values, known, backend=backend).to_native()
+
+
+def _make_nullable(values: NDArray[Any] | list[Any], dtype: str) -> Any:
+    """Make a series of pandas in which a mask, and not NaN, says which values are missing."""
+    contents: Any = values
+    if isinstance(values, np.ndarray):  # fractions in a column of whole numbers make it Float64
+        contents = _make_plain(values, dtype, "pandas")
+        dtype = str(nw.from_native(contents, series_only=True).dtype)
+    kind = dtype.lower() if dtype in ("String", "Boolean") else dtype
+    return import_library("pandas").Series(contents, dtype=kind)
 
 
 def _make_categories(values: list[Any], labels: list[Any], library: str, ordered: bool) -> Any:
@@ -319,10 +334,10 @@ def _fill_times(
     series: nw.Series[Any], places: NDArray[Any], new: Floats, column: Column
 ) -> nw.Series[Any]:
     """Replace times, in the unit and the zone of the series."""
-    own = FrameColumn(series, series.name, series.name).dtype
-    is_object = own in ("Object", "Unknown")
-    if not is_object:
-        column = replace(column, dtype=own, zone=find_zone_of(series))
+    own = FrameColumn(series, series.name, series.name)
+    column = replace(column, backend=own.backend)
+    if own.dtype not in ("Object", "Unknown"):
+        column = replace(column, dtype=own.dtype, zone=find_zone_of(series))
     library = str(series.implementation.value)
     made = _wrap(make_series(new, column, library if library in LIBRARIES else "pyarrow"), series)
     return _scatter(series, places, made.to_list() if series.implementation.is_pandas() else made)

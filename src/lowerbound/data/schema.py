@@ -20,11 +20,11 @@ from lowerbound.data.columns import (
     Floats,
     Mask,
     Schema,
-    join_names,
 )
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import MISSING, OBSERVED
 from lowerbound.data.frames import RawTable, is_frame, open_table
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.known_columns import read_column, suits
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.data.restoring import (
@@ -178,9 +178,9 @@ def make_table(columns: Mapping[str, Floats], schema: Schema) -> Any:
         return module.table(made)
     frame = module.DataFrame(made)
     if schema.library == "pandas":
-        frame.columns = [
-            column.name if column.label is None else column.label for column, _ in known
-        ]
+        labels = [each.name if each.label is None else each.label for each, _ in known]
+        lengths = {len(each) if isinstance(each, tuple) else 0 for each in labels}
+        frame.columns = module.Index(labels, tupleize_cols=len(lengths) == 1)
     return frame
 
 
@@ -188,6 +188,8 @@ def _find_label(column: Column, others: Sequence[Any]) -> Any:
     """The name of a column beside others, which may be numbers or tuples in a frame of pandas."""
     if isinstance(others[0], str):
         return column.name
+    if column.label is not None:
+        return column.label
     try:
         return literal_eval(column.name)
     except (ValueError, SyntaxError):

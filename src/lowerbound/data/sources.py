@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lowerbound.data.anndata import is_anndata, read_anndata
-from lowerbound.data.columns import join_names
 from lowerbound.data.hdf5 import StoredMatrix
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.kinds import find_levels, refuse_type, widen
 from lowerbound.data.mapped import MappedRows
 from lowerbound.data.options import Kind

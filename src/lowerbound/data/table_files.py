@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lowerbound.data.columns import Schema, join_names
+from lowerbound.data.columns import Schema
 from lowerbound.data.csv_text import (
     convert_to_schema,
     detect_delimiter,
@@ -19,6 +19,7 @@ from lowerbound.data.dictionaries import find_dictionaries, is_dictionary, share
 from lowerbound.data.examples import Examples
 from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.options import ReadOptions
 from lowerbound.data.raw_values import read_marks
 from lowerbound.data.schema import make_table_examples

@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lowerbound.data.columns import join_names
 from lowerbound.data.csv_text import MARKS
 from lowerbound.data.frames import RawTable
 from lowerbound.data.hints import giving_once
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.raw_columns import FrameColumn, RawColumn
 
 # The separators matter: 20240103 may be a code.

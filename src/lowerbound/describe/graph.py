@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
@@ -296,9 +297,10 @@ def _join(path: Path) -> str:
 def complete(description: Any, now: Any = None) -> Any:
     """Complete a description by an earlier version, so that it can be compared with a new one.
 
-    Settings that a part did not have then get their defaults. A part that was foreign then but is
-    described now, such as a layer of torch, can be compared only by its class. It is replaced by
-    the part at the same place in ``now``, if that has the same class.
+    Settings that a part did not have then get their defaults. Optional settings that a dataclass
+    leaves out of comparisons, by ``field(compare=False)``, become those of ``now``. A part that was
+    foreign then but is described now, such as a layer of torch, can be compared only by its class.
+    It is replaced by the part at the same place in ``now``, if that has the same class.
 
     Args:
         description: a description by this version or an earlier one.
@@ -320,7 +322,8 @@ def complete(description: Any, now: Any = None) -> Any:
     if "foreign" in description and description["foreign"] == _find_foreign_name(beside):
         return now
     known = {name: complete(entry, beside.get(name)) for name, entry in description.items()}
-    return _describe_defaults(known.get("kind")) | known
+    kind = known.get("kind")
+    return _describe_defaults(kind) | known | _find_uncompared(kind, beside)
 
 
 def _align_entries(now: Any, count: int) -> list[Any]:
@@ -337,6 +340,17 @@ def _describe_defaults(kind: Any) -> dict[str, Any]:
         parameter.name: describe(parameter.default)
         for parameter in parameters
         if parameter.default is not parameter.empty
+    }
+
+
+def _find_uncompared(kind: Any, beside: Mapping[str, Any]) -> dict[str, Any]:
+    """The optional settings of another part of the same class that do not tell the two apart."""
+    if kind not in KINDS or beside.get("kind") != kind or not is_dataclass(KINDS[kind]):
+        return {}
+    return {
+        each.name: beside[each.name]
+        for each in fields(KINDS[kind])
+        if not each.compare and each.default is not MISSING
     }
 
 

@@ -19,8 +19,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from lowerbound.data.columns import Floats, join_names
+from lowerbound.data.columns import Floats
 from lowerbound.data.frames import is_frame, open_table
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.schema import decode_columns, make_table
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import impute_examples

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lowerbound.data.columns import Column, Floats, Schema, join_names
+from lowerbound.data.columns import Column, Floats, Schema
 from lowerbound.data.frames import RawTable
 from lowerbound.data.inference import find_nearest
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.raw_columns import ArrayColumn
 
 

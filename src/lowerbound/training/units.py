@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from lowerbound.conditionals.standardized import Standardized
-from lowerbound.data.columns import join_names
 from lowerbound.data.examples import Examples
+from lowerbound.data.joined_names import join_names
 from lowerbound.distributions import find_entry_support
 from lowerbound.models import Model
 
