@@ -124,6 +124,17 @@ def test_times_come_back_from_their_numbers(zone, freq):
     assert found.dtype == frame["t"].dtype
 
 
+def test_the_first_and_the_last_time_of_the_calendar_come_back():
+    """The last day of the year 9999 often stands for no end."""
+    ends = np.array(["0001-01-01T00:00:00", "9999-12-31T23:59:59"], dtype="datetime64[s]")
+    times = np.concatenate([pd.date_range("2024-01-01", periods=98, freq="5h"), ends])
+    frame = pd.DataFrame({"t": times.astype("datetime64[s]")})
+    schema = infer(frame)
+    values, observed = read_table(frame, schema)
+    found = make_table(decode_columns(values, schema, observed), schema)
+    pd.testing.assert_frame_equal(found, frame)
+
+
 def test_draws_of_times_stay_near_the_range_and_in_the_phase_that_all_have():
     noon = pd.date_range("2024-01-01 12:00", periods=60, freq="D")
     column = infer(pd.DataFrame({"t": noon})).columns[0]
