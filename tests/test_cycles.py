@@ -124,6 +124,17 @@ def test_times_come_back_from_their_numbers(zone, freq):
     assert found.dtype == frame["t"].dtype
 
 
+def test_the_first_and_the_last_time_of_the_calendar_come_back():
+    """The last day of the year 9999 often stands for no end."""
+    ends = np.array(["0001-01-01T00:00:00", "9999-12-31T23:59:59"], dtype="datetime64[s]")
+    times = np.concatenate([pd.date_range("2024-01-01", periods=98, freq="5h"), ends])
+    frame = pd.DataFrame({"t": times.astype("datetime64[s]")})
+    schema = infer(frame)
+    values, observed = read_table(frame, schema)
+    found = make_table(decode_columns(values, schema, observed), schema)
+    pd.testing.assert_frame_equal(found, frame)
+
+
 def test_draws_of_times_stay_near_the_range_and_in_the_phase_that_all_have():
     noon = pd.date_range("2024-01-01 12:00", periods=60, freq="D")
     column = infer(pd.DataFrame({"t": noon})).columns[0]
@@ -139,6 +150,11 @@ def test_draws_of_times_stay_near_the_range_and_in_the_phase_that_all_have():
     far = hours.decode(np.array([[50.0, 0.0, 0.25], [-50.0, 6.0, 0.75]]))
     assert split_times(far, hours.cycles)[:, 1:].tolist() == [[0.0, 0.25], [6.0, 0.75]]
     assert (np.abs(far - hours.low) < 3 * (hours.high - hours.low)).all()
+    begun = infer(pd.DataFrame({"t": pd.date_range("2024-01-03", periods=900, freq="h")})).columns[
+        0
+    ]
+    far = begun.decode(np.array([[50.0, 6.0, 0.75], [-50.0, 0.0, 0.25]]))
+    assert split_times(far, begun.cycles)[:, 1:].tolist() == [[6.0, 0.75], [0.0, 0.25]]
     mondays = pd.date_range("2020-01-06", periods=150, freq="7D")
     assert infer(pd.DataFrame({"t": mondays})).columns[0].step == WEEK
     assert infer(pd.DataFrame({"t": mondays[:4]})).columns[0].step == DAY  # perhaps by chance
@@ -203,6 +219,19 @@ def test_draws_of_seasons_have_their_distribution(log_scale):
         ends = (cumulative[:, entry] / cumulative[-1, entry]).numpy()
         places = np.interp(drawn[:, entry].numpy(), grid[:, entry].numpy(), ends)
         assert stats.kstest(places, "uniform").pvalue > 1e-4
+
+
+def test_draws_far_from_the_seasons_have_their_distribution():
+    """Around the least frequent season few proposals are accepted, or none."""
+    one = torch.ones(1, dtype=DOUBLE)
+    waves = [2 * one] * 3 + [0 * one] * 3
+    p = SeasonalLogistic(0.5 * one, -3 * one, waves, (2 * math.pi * one, 0 * one))
+    torch.manual_seed(0)
+    drawn = p.sample((20_000,))[:, 0]
+    grid = 0.5 + math.exp(-3) * torch.linspace(-30, 30, 20_001, dtype=DOUBLE)[:, None]
+    cumulative = p.entrywise_log_prob(grid).exp()[:, 0].cumsum(0)
+    places = np.interp(drawn, grid[:, 0], cumulative / cumulative[-1])
+    assert stats.kstest(places, "uniform").pvalue > 1e-4
 
 
 def test_gradients_of_seasons_agree_with_finite_differences():

@@ -248,8 +248,8 @@ MUTATIONS = [
     ),
     Mutation(
         COLUMN,
-        "number = np.where(is_drawn, np.clip(number, *ends), number)",
-        "pass",
+        "near = np.clip(number, first + period, last - period)",
+        "near = number",
         "Drawn weeks may be centuries away.",
     ),
     Mutation(
@@ -260,8 +260,8 @@ MUTATIONS = [
     ),
     Mutation(
         SEASONAL,
-        "is_accepted = v * most < self._weigh(proposed)",
-        "is_accepted = v < self._weigh(proposed)",
+        "ratio = v * most / self._weigh(proposed)",
+        "ratio = v / self._weigh(proposed)",
         "Draws have too little of the seasons.",
     ),
     Mutation(

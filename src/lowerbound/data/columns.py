@@ -264,11 +264,13 @@ class Column:
 
     def _restore_times(self, values: Floats, observed: Mask | None) -> Floats:
         """Times from their numbers; draws are kept near the range by whole weeks or days."""
-        number = self.restore(values[:, 0])
+        number, period = self.restore(values[:, 0]), find_period(self.cycles)
         if self.low < self.high:
-            ends = split_times(self.clip(np.array([-np.inf, np.inf])), self.cycles)[:, 0]
+            first, last = split_times(self.clip(np.array([-np.inf, np.inf])), self.cycles)[:, 0]
             is_drawn = True if observed is None else ~observed[:, 0]
-            number = np.where(is_drawn, np.clip(number, *ends), number)
+            # The periods that are wholly near the range.
+            near = np.clip(number, first + period, last - period)
+            number = np.where(is_drawn, near, number)
         return join_times(np.column_stack([number, values[:, 1:]]), self.cycles, self.low)
 
     def _correct(self, raw: Floats) -> Floats:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lowerbound.data.columns import CODED, Column, Floats, Mask
+from lowerbound.data.cycles import DAY
 from lowerbound.data.dictionaries import (
     encode,
     find_dictionary_cells,
@@ -31,8 +32,8 @@ _MICROSECONDS = 1e6
 _DECIMAL = r"Decimal\(precision=(\d+), scale=(\d+)\)"
 _CATEGORIES = ("Categorical", "Enum")
 
-# Seconds since 1970 of the years 2 to 9998, and of what 64 bits of nanoseconds can hold.
-_FIRST_TIME, _LAST_TIME = -62_100_000_000.0, 253_300_000_000.0
+# Seconds since 1970 of the years 1 to 9999, and of what 64 bits of nanoseconds can hold.
+_FIRST_TIME, _LAST_TIME = -62_135_596_800.0, 253_402_300_799.0
 _LARGEST_NANOSECONDS = 9_200_000_000.0
 
 
@@ -70,7 +71,7 @@ def restore_type(raw: Floats, column: Column) -> NDArray[Any] | list[Any]:
             for code, is_absent in zip(np.nan_to_num(raw), missing, strict=True)
         ]
     if column.type == "time":
-        return _restore_times(raw, column.dtype)
+        return _restore_times(raw, column)
     is_whole = column.dtype.startswith(("Int", "UInt"))
     if is_whole and not missing.any() and (column.type == "count" or (raw == raw.round()).all()):
         return _round_to_range(raw, column.dtype)
@@ -79,9 +80,11 @@ def restore_type(raw: Floats, column: Column) -> NDArray[Any] | list[Any]:
     return raw
 
 
-def _restore_times(raw: Floats, dtype: str) -> NDArray[Any]:
-    low, high = _FIRST_TIME, _LAST_TIME
-    if dtype == "Datetime[ns]":
+def _restore_times(raw: Floats, column: Column) -> NDArray[Any]:
+    # The local time of a zone is up to a day before or after.
+    margin = DAY if column.zone else 0.0
+    low, high = _FIRST_TIME + margin, _LAST_TIME - margin
+    if column.dtype == "Datetime[ns]":
         low, high = -_LARGEST_NANOSECONDS, _LARGEST_NANOSECONDS
     times = np.full(len(raw), np.datetime64("NaT"), dtype="datetime64[us]")
     seen = ~np.isnan(raw)

@@ -18,8 +18,8 @@ from lowerbound.runtime import noise
 # The least that the periodic factor can be, so that no season is impossible.
 _LEAST = 1e-3
 
-# Draws that are proposed for each; at least a quarter is accepted, unless the scale is far below
-# the period, and then a proposal that is not accepted is as good.
+# Draws that are proposed for each; at least a quarter is accepted, unless the scale is below the
+# period.
 _PROPOSALS = 32
 
 # Below this a series is used for a second derivative.
@@ -205,10 +205,12 @@ class SeasonalLogistic(Factorial):
         proposed = self.loc + self.log_scale.exp() * u.clamp(tiny, 1 - tiny).logit()
         sizes = [torch.hypot(*each) for each in self._list_coefficients()]
         most = torch.stack(sizes).sum(0).square() + _LEAST
-        is_accepted = v * most < self._weigh(proposed)
-        is_accepted[-1] = True
+        ratio = v * most / self._weigh(proposed)
+        is_accepted = ratio < 1
         first = is_accepted.to(torch.uint8).argmax(0, keepdim=True)
-        return proposed.gather(0, first).squeeze(0).detach()
+        # Without one, as if the bound were lowered until one is accepted.
+        chosen = torch.where(is_accepted.any(0), first, ratio.argmin(0, keepdim=True))
+        return proposed.gather(0, chosen).squeeze(0).detach()
 
     def entrywise_log_prob(self, value: Tensor) -> Tensor:
         """The log density of each entry of ``value``, in nats, ``[*batch, *event]``."""
