@@ -138,7 +138,8 @@ TIMES = Schema(
             spread=5e6,
             low=0.0,
             high=1e8,
-            cycles=("year", "week", "day"),
+            season="year",
+            cycles=("week", "day"),
         ),
     )
 )

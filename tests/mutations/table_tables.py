@@ -212,8 +212,8 @@ MUTATIONS = [
     ),
     Mutation(
         CYCLES,
-        'return YEAR / WEEKDAYS if "week" in cycles else YEAR',
-        "return YEAR",
+        'return PERIODS[season] / WEEKDAYS if "week" in cycles else PERIODS[season]',
+        "return PERIODS[season]",
         "Seasons of times with weekdays last seven years.",
     ),
     Mutation(
@@ -242,14 +242,14 @@ MUTATIONS = [
     ),
     Mutation(
         CYCLES,
-        "and closest <= YEAR / 2:",
-        "and closest <= 2 * YEAR:",
+        "closest <= YEAR / 2",
+        "closest <= 2 * YEAR",
         "Dates once a year have a season.",
     ),
     Mutation(
         COLUMN,
-        "near = np.clip(number, first + period, last - period)",
-        "near = number",
+        "np.clip(number, first + period, last - period)",
+        "number",
         "Drawn weeks may be centuries away.",
     ),
     Mutation(

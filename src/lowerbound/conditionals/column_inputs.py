@@ -27,7 +27,7 @@ class ColumnInputs(nn.Module):
 
     Continuous values and counts, standardised, are inputs as they are, codes as one-hot codes, and
     ordered codes as their rank as well. The share of the day that has passed has its sine and its
-    cosine as inputs, and times of several years have those of the season, too. An entry that is not
+    cosine as inputs, and times with a season have those of the season, too. An entry that is not
     observed has inputs of 0, and each entry has an input that says whether it is observed.
 
     Args:

@@ -15,10 +15,10 @@ from lowerbound.data.cycles import (
     find_period,
     join_times,
     list_phases,
-    measure_year,
+    measure_season,
     split_times,
 )
-from lowerbound.data.entries import Entry, Family
+from lowerbound.data.entries import Entry, Family, Transform
 from lowerbound.data.grids import Grid
 from lowerbound.data.joined_names import join_names
 from lowerbound.describe import describable
@@ -55,6 +55,8 @@ Label = int | float | tuple[Any, ...]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_TRANSFORMS: dict[str, Transform] = {"positive": "log", "proportion": "logit"}
+
 _LARGEST_LOGARITHM = 700.0  # of a number that float64 can hold, and so can its inverse
 
 
@@ -69,8 +71,8 @@ class Column:
     density. A column with atoms is described by two numbers, the code of the atom (0 for none) and
     the value, which is not observed at an atom.
 
-    Times with the cycles week or day are described by the number of the week or the day,
-    standardised, the weekday, and the share of the day that has passed.
+    Times of many weeks or days are described by the number of the week or the day, standardised,
+    the weekday, and the share of the day that has passed.
 
     Args:
         name: the name of the column.
@@ -93,7 +95,8 @@ class Column:
         zone: the time zone of times, such as ``"Europe/Berlin"``; empty for times without one.
         label: the name of the column in its frame, if it is a number or a tuple, and not text.
         has_missing: whether values were missing in the table from which it was inferred.
-        cycles: those of times, among ``"year"``, ``"week"`` and ``"day"``, in this order.
+        season: the cycle of times of which they cover a few periods, such as ``"year"``.
+        cycles: those of which they cover many, ``"week"`` and ``"day"``, in this order.
         backend: what pandas keeps the values in. Columns that differ in ``backend`` and ``label``
             alone are equal, since any frame of pandas can be read as any other.
 
@@ -120,6 +123,7 @@ class Column:
     zone: str = ""
     label: Label | None = field(default=None, compare=False)
     has_missing: bool = False
+    season: Cycle | None = None
     cycles: tuple[Cycle, ...] = ()
     backend: Backend = field(default="", compare=False)
 
@@ -177,24 +181,20 @@ class Column:
             return (Entry(self.name, family, levels=self.levels),)
         value = Entry(
             self.name,
-            "seasonal" if "year" in self.cycles else "continuous",
+            "seasonal" if self.season else "continuous",
             transform=self._transform,
             centre=self.centre,
             spread=self.spread,
             least_scale=self._find_least_scale(),
-            period=measure_year(self.cycles),
+            period=measure_season(self.season, self.cycles),
         )
         if self.atoms:
             return Entry(self.name, "codes", levels=len(self.atoms) + 1), value
         return value, *list_phases(self.name, self.cycles)
 
     @property
-    def _transform(self) -> Literal["identity", "log", "logit"]:
-        if self.type == "positive":
-            return "log"
-        if self.type == "proportion":
-            return "logit"
-        return "identity"
+    def _transform(self) -> Transform:
+        return _TRANSFORMS.get(self.type, "identity")
 
     def _find_least_scale(self) -> float:
         """A quarter of the step: within less, values that are rounded say nothing."""
@@ -268,9 +268,7 @@ class Column:
         if self.low < self.high:
             first, last = split_times(self.clip(np.array([-np.inf, np.inf])), self.cycles)[:, 0]
             is_drawn = True if observed is None else ~observed[:, 0]
-            # The periods that are wholly near the range.
-            near = np.clip(number, first + period, last - period)
-            number = np.where(is_drawn, near, number)
+            number = np.where(is_drawn, np.clip(number, first + period, last - period), number)
         return join_times(np.column_stack([number, values[:, 1:]]), self.cycles, self.low)
 
     def _correct(self, raw: Floats) -> Floats:

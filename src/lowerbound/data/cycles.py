@@ -16,54 +16,68 @@ Floats = NDArray[np.float64]
 YEAR, WEEK, DAY = 31_556_952.0, 604_800.0, 86_400.0
 """Periods in seconds. A year has the average length in the Gregorian calendar, 365.2425 days."""
 
+PERIODS: dict[Cycle, float] = {"year": YEAR, "week": WEEK, "day": DAY}
+
 WEEKDAYS = 7
 HOURS = 24
 
 # 1 January 1970 was a Thursday, and weeks begin on Mondays.
 _FIRST_WEEKDAY = 3
 
-# Two years, and four weeks or days: times of so many whole periods end before the last one does.
-_FEWEST_YEARS = 1.75
-_FEWEST_PERIODS = 3.75
+# Times of two years, four weeks or four days end before the last of these periods does.
+_FEWEST_PERIODS: dict[Cycle, float] = {"year": 1.75, "week": 3.75, "day": 3.75}
+
+# With fewer periods than this, a number of the period and a share of it would lose what a trend
+# says about a time within the period.
+_MANY_PERIODS = 26.0
 
 
-def find_cycles(times: Floats) -> tuple[Cycle, ...]:
-    """Find the cycles that times can show.
+def find_cycles(times: Floats) -> tuple[Cycle | None, tuple[Cycle, ...]]:
+    """Find the cycles that times can show: the season, and those that split a time.
 
-    They cover about two years, four weeks or four days, and they are not all in the same phase. For
-    the week and the year, two of them are also at most half a period apart.
+    Times cover about two years, four weeks or four days, and they are not all in the same phase.
+    For the week and the year, two of them are also at most half a period apart. The longest cycle
+    is the *season* if the times cover less than 26 of its periods, and so is the year in any case.
+    The others split a time, see :func:`split_times`.
 
     Args:
         times: seconds since 1970, none of them missing.
 
     Example:
-        >>> find_cycles(3600.0 * np.arange(100)), find_cycles(86400.0 * np.arange(100))
-        (('day',), ('week',))
+        >>> find_cycles(3600.0 * np.arange(100)), find_cycles(3600.0 * np.arange(900))
+        (('day', ()), ('week', ('day',)))
     """
     different = np.unique(times)
     span, closest = float(np.ptp(different)), float(np.diff(different).min(initial=np.inf))
     days = np.floor(different / DAY)
-    cycles: list[Cycle] = []
-    if span >= _FEWEST_YEARS * YEAR and closest <= YEAR / 2:
-        cycles.append("year")
-    varies = len(np.unique(days % WEEKDAYS)) > 1
-    if span >= _FEWEST_PERIODS * WEEK and closest <= WEEK / 2 and varies:
-        cycles.append("week")
-    if span >= _FEWEST_PERIODS * DAY and len(np.unique(different - days * DAY)) > 1:
-        cycles.append("day")
-    return tuple(cycles)
+    varies: dict[Cycle, bool] = {
+        "year": closest <= YEAR / 2,
+        "week": closest <= WEEK / 2 and len(np.unique(days % WEEKDAYS)) > 1,
+        "day": len(np.unique(different - days * DAY)) > 1,
+    }
+    found = [
+        cycle
+        for cycle, period in PERIODS.items()
+        if varies[cycle] and span >= _FEWEST_PERIODS[cycle] * period
+    ]
+    if not found:
+        return None, ()
+    first, *others = found
+    if first == "year" or span < _MANY_PERIODS * PERIODS[first]:
+        return first, tuple(others)
+    return None, tuple(found)
 
 
 def find_period(cycles: Sequence[Cycle]) -> float:
     """The unit of the first number of :func:`split_times` if it is whole, or 0."""
-    return DAY if "week" in cycles or "day" in cycles else 0.0
+    return DAY if cycles else 0.0
 
 
-def measure_year(cycles: Sequence[Cycle]) -> float:
-    """A year, in units of the first number of :func:`split_times`; 0 if it is no cycle."""
-    if "year" not in cycles:
+def measure_season(season: Cycle | None, cycles: Sequence[Cycle]) -> float:
+    """The period of a season, in units of the first number of :func:`split_times`; 0 for none."""
+    if season is None:
         return 0.0
-    return YEAR / WEEKDAYS if "week" in cycles else YEAR
+    return PERIODS[season] / WEEKDAYS if "week" in cycles else PERIODS[season]
 
 
 def list_phases(column: str, cycles: Sequence[Cycle]) -> Iterator[Entry]:
@@ -82,13 +96,13 @@ def split_times(times: Floats, cycles: Sequence[Cycle]) -> Floats:
 
     .. math:: t = \text{week} \cdot n + \text{day} \cdot (\text{weekday} + \text{share})
 
-    for n weeks since a Monday. The year does not split a time. The first number is multiplied by
+    for n weeks since a Monday. A season does not split a time. The first number is multiplied by
     the 86,400 seconds of a day: then its density times the density and probability of the others is
     the density of the time in seconds, because a week has seven weekdays.
 
     Args:
         times: seconds since 1970, ``[N]``.
-        cycles: the cycles, in the order year, week, day.
+        cycles: the cycles that split a time, ``"week"`` before ``"day"``.
 
     Example:
         >>> monday_noon = 4.5 * 86400.0
@@ -113,7 +127,7 @@ def join_times(numbers: Floats, cycles: Sequence[Cycle], example: float) -> Floa
 
     Args:
         numbers: ``[N, E]``.
-        cycles: the cycles.
+        cycles: the cycles that split a time.
         example: a time whose share of the day all have, if the day is not one of the cycles.
     """
     if not find_period(cycles):

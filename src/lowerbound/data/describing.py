@@ -112,7 +112,7 @@ def _describe_values(column: Column) -> str:
             datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=value)
             for value in (column.low, column.high)
         )
-        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}{_describe_cycles(column.cycles)}"
+        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}{_describe_cycles(column)}"
     text = f"{column.low:g} to {column.high:g}"
     if column.step:
         text += f", in steps of {column.step:g}"
@@ -121,7 +121,8 @@ def _describe_values(column: Column) -> str:
     return text
 
 
-def _describe_cycles(cycles: Sequence[str]) -> str:
+def _describe_cycles(column: Column) -> str:
+    cycles = [each for each in (column.season, *column.cycles) if each is not None]
     if not cycles:
         return ""
     *others, last = cycles

@@ -7,6 +7,8 @@ from typing import Literal
 
 Family = Literal["continuous", "seasonal", "counts", "codes", "ordered codes", "phases"]
 
+Transform = Literal["identity", "log", "logit"]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -14,21 +16,21 @@ class Entry:
 
     Args:
         column: the name of the column.
-        family: ``"continuous"``; ``"seasonal"`` for times of several years; ``"counts"``;
+        family: ``"continuous"``; ``"seasonal"`` for times with a season; ``"counts"``;
             ``"codes"``; ``"ordered codes"``; or ``"phases"``, shares of a day from 0 to 1.
         levels: the number of codes, or of the knots of phases; 0 for other families.
         transform: the function that was applied to continuous values before they were standardised.
         centre: the average of the transformed values, which was subtracted.
         spread: their standard deviation, by which they were divided.
         least_scale: the smallest standard deviation of a continuous entry of rounded values.
-        period: of a seasonal entry, the length of a year in the unit of centre and spread.
+        period: of a seasonal entry, the length of the season in the unit of centre and spread.
         is_phase: whether it says at which point of a week or a day a time is.
     """
 
     column: str
     family: Family
     levels: int = 0
-    transform: Literal["identity", "log", "logit"] = "identity"
+    transform: Transform = "identity"
     centre: float = 0.0
     spread: float = 1.0
     least_scale: float = 0.0

@@ -68,7 +68,7 @@ def infer_schema(
     - Numbers above 0 that vary by factors are positive, and so are such numbers with many zeros:
       a fifth of the values, or 2% if no other value is a third as frequent. Numbers from 0 to 1
       are proportions, and other numbers are real. Values that are frequent become atoms.
-    - Times have the cycles year, week and day, as far as they can show these.
+    - Times have the cycles year, week and day, as far as their values can show these.
     - A column with a single value is constant, and is left out. 0 and 1 are boolean, and two other
       whole numbers that are frequent are ordinal.
 
@@ -276,7 +276,8 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
         return column
     column = replace(column, step=_find_step(column, seen))
     if column.type == "time":
-        column = replace(column, cycles=find_cycles(seen))
+        season, cycles = find_cycles(seen)
+        column = replace(column, season=season, cycles=cycles)
     if column.cycles:
         rest = split_times(rest, column.cycles)[:, 0]
     values = column.standardize(rest)

@@ -1,4 +1,4 @@
-"""Times of several years, some seasons of which are more frequent than others."""
+"""Times of a few years, weeks or days, some phases of which are more frequent than others."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ _COLUMNS = (
     Column("amount", "positive", atoms=(0.0,), centre=2.0, spread=0.5),
     Column("share", "proportion", atoms=(0.0, 1.0), centre=-0.5, spread=0.9),
     Column("time", "time", dtype="Datetime[us]", centre=1e9, spread=1e7),
-    Column("hour", "time", centre=2.4e8, spread=12 * DAY, cycles=("year", "week", "day")),
+    Column("hour", "time", centre=2.4e8, spread=12 * DAY, season="year", cycles=("week", "day")),
     Column("count", "count", centre=1.0, spread=0.5),
     Column("ordinal", "ordinal", categories=(0, 1, 2, 3)),
     Column("kind", "categorical", categories=("a", "b", "c")),
