@@ -380,7 +380,7 @@ def make_hours(rows: int, seed: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def of_hours() -> lb.TableModel:
-    """A model of which hour has which load, of rows some of which have no time."""
+    """A model of the load at each hour; some rows have no time."""
     frame = make_hours(400, 0)
     frame.loc[::10, "time"] = pd.NaT
     data, recipe = lb.load_data(frame), find_recipe("table")

@@ -43,7 +43,7 @@ _LOG_SCALES = math.log(1e4)
 _DEGREES = 3.0, 1000.0
 _FIRST_DEGREES = 30.0
 
-# The waves of seasons: their number, and the largest part of a coefficient.
+# The number of waves of the seasons, and the largest real or imaginary part of a coefficient.
 _WAVES = 3
 _LARGEST_WAVE = 2.0
 
@@ -308,7 +308,7 @@ class Columns(Parametric):
             times = x[:, self.seasonal]
             outputs += [average_entries(times), 0.5 * estimate_variances(times).log()]
             turns = [wave * (self.rate * times + self.start) for wave in range(1, _WAVES + 1)]
-            # The Fourier coefficients of the seasons, to first order those of the function g.
+            # To first order these averages are the coefficients c of SeasonalLogistic.
             outputs += [average_entries(turn.cos()) for turn in turns]
             outputs += [-average_entries(turn.sin()) for turn in turns]
         for group in self.codes:
