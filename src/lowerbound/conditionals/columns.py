@@ -116,12 +116,12 @@ class Columns(Parametric):
     Real numbers and times have Student's t with learned degrees of freedom, positive numbers a
     log-normal and proportions a logit-normal distribution, counts a negative binomial, and
     categories a categorical one; that of ordered categories changes smoothly with their rank. Times
-    of several years have seasons, see :class:`~lowerbound.distributions.SeasonalLogistic`; weekdays
+    of several years have seasons, see :class:`~lowerbound.distributions.SeasonalLogistic`. Weekdays
     have a categorical distribution, and the share of the day that has passed has a density on a
-    circle, see :class:`~lowerbound.distributions.FactorialPhases`. The
-    values that it scores are the numbers of the schema, which are standardised, but log
-    probabilities are in the units of the table: the bound does not depend on the units in which the
-    model sees it. Columns that are not observed are not scored, see :class:`lowerbound.Masked`.
+    circle, see :class:`~lowerbound.distributions.FactorialPhases`. The values that it scores are
+    the numbers of the schema, which are standardised, but log probabilities are in the units of the
+    table: the bound does not depend on the units in which the model sees it. Columns that are not
+    observed are not scored, see :class:`lowerbound.Masked`.
 
     Args:
         network: from the latents to :meth:`count_outputs` outputs for the schema.
