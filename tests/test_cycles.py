@@ -254,7 +254,7 @@ def test_seasons_are_as_exact_in_float32():
         )
         x = exact.loc + math.exp(log_scale) * torch.linspace(-3, 3, 9, dtype=DOUBLE)[:, None]
         found = single.entrywise_log_prob(x.float()).double()
-        # of values rounded as those that single precision sees
+        # of the rounded values that single precision sees
         wanted = exact.change_parameters(lambda each: each.float().double())
         wanted = wanted.entrywise_log_prob(x.float().double())
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-4)
@@ -380,7 +380,7 @@ def test_the_density_of_a_time_in_seconds_integrates_to_one(season, cycles):
         p = likelihood(torch.randn(1, 2, dtype=DOUBLE))
         values = torch.from_numpy(schema.columns[0].encode(times)[0])
         total = float(p.log_prob(values).exp().sum()) * step
-    assert total == pytest.approx(1.0, abs=2e-3)  # what Student's t has beyond
+    assert total == pytest.approx(1.0, abs=2e-3)  # the rest of Student's t lies beyond
 
 
 def test_the_inputs_of_an_encoder_for_times():
@@ -413,7 +413,7 @@ def make_hours(rows: int, seed: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def of_hours() -> lb.TableModel:
-    """A model of which hour has which load, of rows some of which have no time."""
+    """A model of the load at each hour; some rows have no time."""
     frame = make_hours(400, 0)
     frame.loc[::10, "time"] = pd.NaT
     data, recipe = lb.load_data(frame), find_recipe("table")
@@ -431,7 +431,7 @@ def test_a_column_is_predicted_from_the_hour_of_the_day(of_hours, tmp_path):
     assert np.sqrt(((imputed - new["load"]) ** 2).mean()) < 1.5
     gains = {each.column: each.gain for each in score_columns(of_hours, new, samples=100)}
     assert gains["load"] > 0.6
-    assert gains["time"] == pytest.approx(gains["load"], abs=0.3)  # both are the information
+    assert gains["time"] == pytest.approx(gains["load"], abs=0.3)  # both are the mutual information
     drawn = of_hours.sample(1000, seed=0)
     hours = drawn["time"].dt.hour + drawn["time"].dt.minute / 60
     assert np.corrcoef(drawn["load"], np.sin(2 * np.pi * hours / 24))[0, 1] > 0.6
@@ -463,7 +463,7 @@ def test_rows_without_a_time_are_not_outliers(of_hours):
     scores = lb.score(of_hours, new, 100).per_example
     column = lb.score(of_hours, new.assign(time=pd.NaT), 100).per_example
     load = lb.score(of_hours, new.assign(load=np.nan), 100).per_example
-    # log p(time, load) - log p(time) - log p(load) is the information on average
+    # log p(time, load) - log p(time) - log p(load) is on average the mutual information
     assert 0.6 < float((scores - column - load).mean()) < 2.5
 
 

@@ -40,7 +40,7 @@ def test_values_of_any_size_have_an_exact_inverse_and_density(name, seed):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_draw_from_the_tails_has_the_density_of_the_point(name, monkeypatch):
-    """Draws stopped at 10, with densities of points that they were not."""
+    """Draws used to stop at 10, with the densities of other points."""
     p = make_flow(name, 1)()
     noise = torch.tensor([-30.0, -8.0, 8.0, 30.0]).double()[:, None]
     monkeypatch.setattr(type(p.base), "rsample", lambda base, shape=(): noise)

@@ -303,7 +303,7 @@ def test_the_baseline_of_a_table_contains_the_labels():
 
 @pytest.mark.parametrize("row", [0, 1, 7])
 def test_a_label_beyond_the_categories_is_named_wherever_it_is(row):
-    """In the first rows, which a trial draws, it was an index out of bounds."""
+    """In the first rows, which a trial draws, it used to be an index out of bounds."""
     labels = torch.zeros(10, dtype=torch.long)
     labels[row] = 5
     model = lb.SemiSupervised(

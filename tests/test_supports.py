@@ -34,7 +34,7 @@ NEAR = 2.0 * (1 + 1e-7)
 
 
 class Unknown(constraints.Constraint):
-    """A support of a user, of which only the class is known."""
+    """A user's support, which is known only by its class."""
 
     def __init__(self, is_discrete=False, event_dim=0):
         self.is_discrete, self._event_dim = is_discrete, event_dim

@@ -56,7 +56,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         int | None,
         typer.Option(
             min=1,
-            help="Write so many tables with draws instead of one with points. With --draws 20 "
+            help="Write this many tables with draws instead of one with points. With --draws 20 "
             "--out done.csv, they are done-01.csv, done-02.csv, ..., done-20.csv: all numbers have "
             "as many digits as the last.",
         ),

@@ -12,7 +12,7 @@ from lowerbound.data.entries import Entry, Family
 from lowerbound.describe import describable
 from lowerbound.errors import ShapeError
 
-# In place of the code for which an input stands: a number as it is, or a function of a phase.
+# Instead of a code, an input may stand for the number itself, or for a function of its phase.
 _NUMBER, _SINE, _COSINE = -1, -2, -3
 _OTHER_INPUTS: dict[Family, tuple[int, ...]] = {
     "codes": (),
@@ -25,10 +25,10 @@ _OTHER_INPUTS: dict[Family, tuple[int, ...]] = {
 class ColumnInputs(nn.Module):
     r"""The inputs of an encoder for rows of a table with entries that are not observed.
 
-    Continuous values and counts, standardised, are inputs as they are, codes as one-hot codes, and
-    ordered codes as their rank as well. The share of the day that has passed has its sine and its
-    cosine as inputs, and times with a season have those of the season, too. An entry that is not
-    observed has inputs of 0, and each entry has an input that says whether it is observed.
+    Continuous values and counts are standardised. Codes become one-hot codes, and ordered codes
+    also their rank. The time of day becomes its sine and its cosine, and times with a season also
+    get those of the season. An entry that is not observed has inputs of 0, and each entry has an
+    input that says whether it is observed.
 
     Args:
         schema: the columns.
@@ -113,7 +113,7 @@ def _scale_inputs(entry: Entry) -> tuple[float, float]:
 
 
 def _find_turns(entry: Entry) -> tuple[float, float]:
-    """How often a cycle turns for each unit of an entry, and its phase at 0."""
+    """Find the number of cycles in one unit of an entry, and the phase at 0, in cycles."""
     if entry.family == "seasonal":
         return entry.spread / entry.period, entry.centre / entry.period % 1
     return 1.0, 0.0

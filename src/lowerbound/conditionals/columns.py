@@ -43,7 +43,7 @@ _LOG_SCALES = math.log(1e4)
 _DEGREES = 3.0, 1000.0
 _FIRST_DEGREES = 30.0
 
-# The waves of seasons: their number, and the largest part of a coefficient.
+# The number of waves of the seasons, and the largest real or imaginary part of a coefficient.
 _WAVES = 3
 _LARGEST_WAVE = 2.0
 
@@ -116,11 +116,12 @@ class Columns(Parametric):
     Real numbers and times have Student's t with learned degrees of freedom, positive numbers a
     log-normal and proportions a logit-normal distribution, counts a negative binomial, and
     categories a categorical one; that of ordered categories changes smoothly with their rank. Times
-    may have a season, see :class:`~lowerbound.distributions.SeasonalLogistic`; weekdays have a categorical distribution, and the share of the day that has passed has a density on a
-    circle, see :class:`~lowerbound.distributions.FactorialPhases`. The
-    values that it scores are the numbers of the schema, which are standardised, but log
-    probabilities are in the units of the table: the bound does not depend on the units in which the
-    model sees it. Columns that are not observed are not scored, see :class:`lowerbound.Masked`.
+    may have a season, see :class:`~lowerbound.distributions.SeasonalLogistic`. Weekdays have a
+    categorical distribution, and the share of the day that has passed has a density on a circle,
+    see :class:`~lowerbound.distributions.FactorialPhases`. The values that it scores are the
+    numbers of the schema, which are standardised, but log probabilities are in the units of the
+    table: the bound does not depend on the units in which the model sees it. Columns that are not
+    observed are not scored, see :class:`lowerbound.Masked`.
 
     Args:
         network: from the latents to :meth:`count_outputs` outputs for the schema.
@@ -307,7 +308,7 @@ class Columns(Parametric):
             times = x[:, self.seasonal]
             outputs += [average_entries(times), 0.5 * estimate_variances(times).log()]
             turns = [wave * (self.rate * times + self.start) for wave in range(1, _WAVES + 1)]
-            # The Fourier coefficients of the seasons, to first order those of the function g.
+            # To first order these averages are the coefficients c of SeasonalLogistic.
             outputs += [average_entries(turn.cos()) for turn in turns]
             outputs += [-average_entries(turn.sin()) for turn in turns]
         for group in self.codes:

@@ -22,7 +22,7 @@ from lowerbound.settings import check_whole_number
 # Names of flows in zuko.flows. A saved model can name only these.
 _FLOWS = ("NICE", "RealNVP", "MAF", "NSF", "NCSF", "SOSPF", "NAF", "UNAF", "CNF", "GF", "BPF")
 
-# Those that zuko inverts within an interval only.
+# Flows that zuko can invert only within an interval.
 _WITHIN_BOUNDS = ("sospf", "naf", "unaf", "gf")
 
 
@@ -69,9 +69,9 @@ class Flow(Conditional):
 
     The inverses of ``"nice"``, ``"realnvp"``, ``"maf"``, ``"iaf"``, ``"nsf"`` and ``"ncsf"`` are
     exact. Those of ``"sospf"``, ``"naf"``, ``"unaf"``, ``"gf"`` and ``"bpf"`` are bisections
-    between -10 and 10 (``"bpf"``: -5 and 5) that end at 1e-6. Outside of this interval each of
-    their transforms is a straight line with the slope at the interval's end, and its inverse is
-    exact; for ``"gf"`` the line starts where the transform is at a quantile of 4 standard
+    between -10 and 10 (``"bpf"``: -5 and 5), with a tolerance of 1e-6. Outside of this interval
+    each of their transforms continues as a straight line with the slope at the interval's end, and
+    its inverse is exact. For ``"gf"`` the line starts where the transform reaches 4 standard
     deviations, if that is earlier. So every real number has a density, and draws may be of any
     size. A ``"cnf"`` integrates in both directions, to the tolerances ``atol`` and ``rtol`` among
     its options (by default 1e-6 and 1e-5).

@@ -1,7 +1,7 @@
-"""Linear tails of the flows of zuko whose inverse is a bisection within an interval.
+"""Linear tails for zuko's flows that are inverted by bisection within an interval.
 
-Outside of the interval such a map could not be inverted, so draws would stop at its ends and their
-densities would be those of other points.
+Outside of the interval a bisection finds no inverse. Without tails, draws would stop at its ends,
+with the densities of other points.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _HIGHEST_QUANTILE = 4.0
 
 @cache
 def import_zuko() -> Any:
-    """Import zuko, and leave torch's checks of arguments as they are in the process."""
+    """Import zuko, and leave torch's checks of arguments as they are."""
     checks = Distribution._validate_args
     import zuko.flows
     import zuko.transforms
 
-    # Importing zuko switches them off.
+    # Importing zuko switches these checks off.
     Distribution.set_default_validate_args(checks)
     return zuko
 
 
 class LinearTails(transforms.Transform):
-    """An increasing map between two points, and outside its tangents at these points.
+    """An increasing map between two points, continued outside by its tangents at these points.
 
-    So it maps the real numbers one to one to the real numbers, and its inverse is exact.
+    So it maps the real numbers one to one onto the real numbers. In the tails its inverse is exact.
 
     Args:
         inner: the map, one of zuko's transforms of single numbers.
@@ -80,8 +80,8 @@ class LinearTails(transforms.Transform):
 def with_linear_tails(transform: Any) -> Any:
     """Give linear tails to all of zuko's transforms inside ``transform`` that need them.
 
-    Between their edges they are zuko's. The map to an interval that zuko puts between two of them
-    gets tails as well, since otherwise not every number would have an inverse.
+    Between their edges they stay as they are. The map to an interval that zuko puts between two of
+    them gets tails as well, since otherwise some numbers would not have an inverse.
     """
     of_zuko = import_zuko().transforms
     if isinstance(transform, of_zuko.ComposedTransform):
@@ -112,7 +112,7 @@ def _invert(transform: Any, like: Tensor, value: float) -> tuple[Tensor, Tensor]
 
 
 def _find_quantiles(transform: Any, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Find where the values are the quantiles, if that is within the bounds, or else the bounds."""
+    """Find where the transform reaches the quantiles, or the bounds if these come first."""
     lower, upper = _find_bounds(like)
     lower_quantile, upper_quantile = _invert(transform, like, _HIGHEST_QUANTILE)
     return (

@@ -74,8 +74,8 @@ def estimate_frequencies(levels_of_entries: Tensor, levels: int) -> Tensor:
 def estimate_phases(x: Tensor, knots: int) -> Tensor:
     """Estimate the probabilities of the knots of phases, ``[knots, *event]``.
 
-    They have the largest likelihood for the data and one more observation at each knot, found by 50
-    steps of expectation and maximisation, see :class:`~lowerbound.distributions.FactorialPhases`.
+    They maximise the likelihood of the data and one more observation at each knot, in 50 steps of
+    expectation-maximisation, see :class:`~lowerbound.distributions.FactorialPhases`.
 
     Args:
         x: phases from 0 to 1, ``[N, *event]``, with NaN where an entry was not observed.

@@ -47,10 +47,10 @@ LEFT_OUT = ("identifier", "constant")
 """The types of columns that are not modelled."""
 
 Backend = Literal["", "numpy_nullable", "pyarrow"]
-"""What pandas keeps the values of a column in, as it names it; empty for arrays of numpy."""
+"""The backend in which pandas keeps the values of a column; empty for arrays of numpy."""
 
 Label = int | float | tuple[Any, ...]
-"""The name of a column of pandas that is not text: a number, or those of several levels."""
+"""A name of a pandas column that is not text: a number, or a tuple with a name for each level."""
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -71,8 +71,8 @@ class Column:
     density. A column with atoms is described by two numbers, the code of the atom (0 for none) and
     the value, which is not observed at an atom.
 
-    Times of many weeks or days are described by the number of the week or the day, standardised,
-    the weekday, and the share of the day that has passed.
+    Times of many weeks or days are described by several numbers: the standardised number of the
+    week or the day, the weekday, and the share of the day that has passed.
 
     Args:
         name: the name of the column.
@@ -97,8 +97,8 @@ class Column:
         has_missing: whether values were missing in the table from which it was inferred.
         season: the cycle of times of which they cover a few periods, such as ``"year"``.
         cycles: those of which they cover many, ``"week"`` and ``"day"``, in this order.
-        backend: what pandas keeps the values in. Columns that differ in ``backend`` and ``label``
-            alone are equal, since any frame of pandas can be read as any other.
+        backend: the backend in which pandas keeps the values. Columns that differ only in
+            ``backend`` or ``label`` are equal, since the model reads their frames alike.
 
     Example:
         >>> income = Column("income", "positive", atoms=(0.0,), centre=3.0, spread=0.5)
@@ -263,7 +263,7 @@ class Column:
         return np.where(codes == 0, drawn, np.array((0.0, *self.atoms))[codes])
 
     def _restore_times(self, values: Floats, observed: Mask | None) -> Floats:
-        """Times from their numbers; draws are kept near the range by whole weeks or days."""
+        """Times from their numbers; the weeks or days of draws are kept near the range."""
         number, period = self.restore(values[:, 0]), find_period(self.cycles)
         if self.low < self.high:
             first, last = split_times(self.clip(np.array([-np.inf, np.inf])), self.cycles)[:, 0]

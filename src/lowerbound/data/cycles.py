@@ -24,7 +24,7 @@ HOURS = 24
 # 1 January 1970 was a Thursday, and weeks begin on Mondays.
 _FIRST_WEEKDAY = 3
 
-# Times of two years, four weeks or four days end before the last of these periods does.
+# Two years, and four weeks or days. It is a quarter less, since the last period is not complete.
 _FEWEST_PERIODS: dict[Cycle, float] = {"year": 1.75, "week": 3.75, "day": 3.75}
 
 # With fewer periods than this, a number of the period and a share of it would lose what a trend
@@ -35,10 +35,11 @@ _MANY_PERIODS = 26.0
 def find_cycles(times: Floats) -> tuple[Cycle | None, tuple[Cycle, ...]]:
     """Find the cycles that times can show: the season, and those that split a time.
 
-    Times cover about two years, four weeks or four days, and they are not all in the same phase.
-    For the week and the year, two of them are also at most half a period apart. The longest cycle
-    is the *season* if the times cover less than 26 of its periods, and so is the year in any case.
-    The others split a time, see :func:`split_times`.
+    They show the year, the week or the day if they cover about two years, four weeks or four days.
+    For the year and the week, two different times must also be at most half a period apart. For the
+    week, not all may be on the same weekday, and for the day, not all at the same time of day. The
+    longest cycle is the *season* if it is the year, or if the times cover less than 26 of its
+    periods. The others split a time, see :func:`split_times`.
 
     Args:
         times: seconds since 1970, none of them missing.
@@ -69,19 +70,19 @@ def find_cycles(times: Floats) -> tuple[Cycle | None, tuple[Cycle, ...]]:
 
 
 def find_period(cycles: Sequence[Cycle]) -> float:
-    """The unit of the first number of :func:`split_times` if it is whole, or 0."""
+    """Find the step of the first number of :func:`split_times`, or 0 if it has none."""
     return DAY if cycles else 0.0
 
 
 def measure_season(season: Cycle | None, cycles: Sequence[Cycle]) -> float:
-    """The period of a season, in units of the first number of :func:`split_times`; 0 for none."""
+    """The period of a season in units of the first number of :func:`split_times`; 0 for none."""
     if season is None:
         return 0.0
     return PERIODS[season] / WEEKDAYS if "week" in cycles else PERIODS[season]
 
 
 def list_phases(column: str, cycles: Sequence[Cycle]) -> Iterator[Entry]:
-    """List the entries of the numbers of :func:`split_times` but for the first."""
+    """List the entries of all numbers of :func:`split_times` except the first."""
     if "week" in cycles:
         yield Entry(column, "codes", WEEKDAYS, is_phase=True)
     if "day" in cycles:
@@ -91,14 +92,16 @@ def list_phases(column: str, cycles: Sequence[Cycle]) -> Iterator[Entry]:
 def split_times(times: Floats, cycles: Sequence[Cycle]) -> Floats:
     r"""Split times into numbers that together are the time, ``[N, E]``.
 
-    With the cycle week they are the number of the week and the weekday, from 0 for Monday to 6; if
-    the day is a cycle, its number and the share of it that has passed, from 0 to 1; with both,
+    With the cycle week, they are the number of the week and the weekday, from 0 for Monday to 6.
+    With the cycle day, they are the number of the day and the share of it that has passed, from 0
+    to 1. With both, they are the week, the weekday and the share,
 
     .. math:: t = \text{week} \cdot n + \text{day} \cdot (\text{weekday} + \text{share})
 
     for n weeks since a Monday. A season does not split a time. The first number is multiplied by
-    the 86,400 seconds of a day: then its density times the density and probability of the others is
-    the density of the time in seconds, because a week has seven weekdays.
+    the 86,400 seconds of a day. Then the product of its density, the probability of the weekday and
+    the density of the share is the density of the time in seconds. The factor is not a week,
+    because the probabilities of seven weekdays add up to 1.
 
     Args:
         times: seconds since 1970, ``[N]``.
@@ -123,12 +126,12 @@ def split_times(times: Floats, cycles: Sequence[Cycle]) -> Floats:
 
 
 def join_times(numbers: Floats, cycles: Sequence[Cycle], example: float) -> Floats:
-    """The inverse of :func:`split_times`, ``[N]``; draws of whole numbers are rounded.
+    """The inverse of :func:`split_times`, ``[N]``; numbers that must be whole are rounded.
 
     Args:
         numbers: ``[N, E]``.
         cycles: the cycles that split a time.
-        example: a time whose share of the day all have, if the day is not one of the cycles.
+        example: one of the times. If the day is not a cycle, all have its share of the day.
     """
     if not find_period(cycles):
         return numbers[:, 0]

@@ -24,7 +24,7 @@ class Entry:
         spread: their standard deviation, by which they were divided.
         least_scale: the smallest standard deviation of a continuous entry of rounded values.
         period: of a seasonal entry, the length of the season in the unit of centre and spread.
-        is_phase: whether it says at which point of a week or a day a time is.
+        is_phase: whether it is the weekday or the time of day of a time.
     """
 
     column: str

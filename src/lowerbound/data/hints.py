@@ -8,13 +8,13 @@ from typing import TypeVar
 
 Hint = TypeVar("Hint", bound=Hashable)
 
-# Python's own filter would do, but each change of the filters, in any library, makes it forget.
+# Python's own filter does this, too, but forgets whenever any library changes the filters.
 _GIVEN = set[Hashable]()
 
 
 @contextmanager
 def giving_once(hints: Iterable[Hint]) -> Iterator[list[Hint]]:
-    """Choose the hints that were not given before. They count as given if no error is raised.
+    """Choose the hints that were not given before. They count as given unless an error is raised.
 
     Args:
         hints: what identifies each hint, such as the name of the data and what was found there.

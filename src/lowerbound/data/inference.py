@@ -140,7 +140,7 @@ def infer_column(
     if asked is not None and content not in _list_contents(asked):
         remedy = "convert it"
         if asked == "time" and content == "text":
-            remedy += f", such as {suggest_conversion(raw)}"
+            remedy += f", for example by {suggest_conversion(raw)}"
         raise DataError(f"{where} contains {content}, so it cannot be {asked}; {remedy}")
     if content == "times" and raw.find_declared_content() is None and raw.has_only_dates():
         base = replace(base, dtype="Date")

@@ -45,7 +45,7 @@ def _check_contents(raw: RawColumn, column: Column, missing: Mask) -> None:
     if found:
         names, example = " or ".join(known), ""
         if column.type == "time" and found[0] == "text":
-            example = f", such as {suggest_conversion(raw)}"
+            example = f", for example by {suggest_conversion(raw)}"
         raise DataError(
             f"{raw.where} contains {found[0]}, but the model was trained on {names} "
             f"({column.type}); convert the column to {names}{example}"
@@ -63,7 +63,7 @@ def _list_accepted(column: Column) -> set[Content]:
 
 
 def suits(raw: RawColumn, column: Column, missing: Mask) -> bool:
-    """Whether a column has no values, or such as the column had in training."""
+    """Whether a column has no values, or only such as the model accepts."""
     return bool(missing.all()) or _find_contents(raw, missing) <= _list_accepted(column)
 
 

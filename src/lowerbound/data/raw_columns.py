@@ -59,7 +59,7 @@ class RawColumn(ABC):
 
     @property
     def backend(self) -> Backend:
-        """What pandas keeps the values in; empty for those of any other library."""
+        """The backend in which pandas keeps the values; empty for numpy and other libraries."""
         return ""
 
     @abstractmethod
@@ -229,7 +229,7 @@ class FrameColumn(RawColumn):
 
     @property
     def backend(self) -> Backend:
-        """What pandas keeps the values in; empty for those of any other library."""
+        """The backend in which pandas keeps the values; empty for numpy and other libraries."""
         kind = getattr(self.series.to_native(), "dtype", None)
         if hasattr(kind, "pyarrow_dtype"):
             return "pyarrow"
@@ -316,7 +316,7 @@ class FrameColumn(RawColumn):
         elif content == "truth values":
             series = series.cast(nw.Int8)
         is_large = series.dtype in (nw.Int128, nw.UInt128)  # unknown to numpy
-        if is_large or not series.dtype.is_integer():  # pyarrow refuses to cast those above 2^53
+        if is_large or not series.dtype.is_integer():  # pyarrow cannot cast integers above 2^53
             series = series.cast(nw.Float64)
         floats: Floats = np.array(series.fill_null(0).to_numpy(), dtype=float)
         floats[np.array(self.series.is_null().to_numpy(), dtype=bool)] = np.nan

@@ -132,7 +132,7 @@ def make_series(raw: Floats, column: Column, library: str) -> Any:
 def _round_to_decimals(raw: Floats, dtype: str, column: Column) -> list[Decimal | None] | None:
     """Numbers in a type of decimals, ``None`` for NaN; ``None`` if the type does not hold them.
 
-    As a positive number or a proportion, a value that would be rounded to 0 or 1 does not fit.
+    A positive number that would be rounded to 0, or a proportion to 0 or 1, does not fit.
     """
     found = re.fullmatch(_DECIMAL, dtype)
     if not found:
@@ -249,7 +249,7 @@ def fill_series(
 
     - Whole numbers remain such, and become of a wider type if they must. Only positive numbers
       and proportions that are not whole numbers make them float64: rounded, they could be 0 or 1.
-      Decimal numbers become float64 likewise, if they cannot hold the new values.
+      Decimal numbers become float64 if their type cannot hold the new values.
     - Categories are added to those that the series declares.
     - A series without any entry of its own gets the type of the column.
 

@@ -202,7 +202,7 @@ def make_table_like(
     """Make a table of the same rows as another, with the names and types of its columns.
 
     The columns are in the order of the schema. Those that the other table does not have are of the
-    types of the schema. For a frame of a library that cannot be made, the answer is one of pyarrow.
+    types of the schema. Frames of other libraries than pandas and polars give one of pyarrow.
 
     Args:
         data: the frame, or an array for a schema of an array.

@@ -257,7 +257,7 @@ def _make_empty_error(path: Path) -> DataError:
 
 
 def is_table_file(path: Path) -> bool:
-    """Whether there is a file whose name ends as those of tables do."""
+    """Whether this is an existing file with the suffix of a table."""
     return path.is_file() and _get_suffix(path) in (*TEXT, *BINARY)
 
 

@@ -95,7 +95,7 @@ def warn_text_times(
         warnings.warn(
             f"{name}: the values of {columns} are text that looks like dates or times, which the "
             f"model takes for categories or leaves out. Convert them: {conversion}; or name the "
-            f"type, such as columns={{{first!r}: 'categorical'}}",
+            f"type, for example columns={{{first!r}: 'categorical'}}",
             UserWarning,
             stacklevel=2,
         )

@@ -37,8 +37,7 @@ def natural_point(distribution: Distribution) -> Tensor:
     By default it is the mean. If the mean is not a possible value, it is another point: the most
     probable category of a ``Categorical``, of codes or of a one-hot code, the greedy sequence of
     codes, the mean direction of a distribution on a circle or a sphere, or the knot of phases with
-    the largest density. For a distribution of
-    your own, register a function:
+    the largest density. For a distribution of your own, register a function:
     ``natural_point.register(MyDistribution, lambda q: q.loc)``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Times of a few years, weeks or days, some phases of which are more frequent than others."""
+"""Times of a few years, weeks or days, in which some phases are more frequent than others."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from lowerbound.runtime import noise
 # The least that the periodic factor can be, so that no season is impossible.
 _LEAST = 1e-3
 
-# Draws that are proposed for each; at least a quarter is accepted, unless the scale is below the
+# Proposals for each draw. At least a quarter of them is accepted, unless the scale is below the
 # period.
 _PROPOSALS = 32
 
-# Below this a series is used for a second derivative.
+# Below this u, a series is used for a second derivative.
 _SERIES_BELOW = 0.1
 
 # Cells: their number, and the largest coordinate.
@@ -31,7 +31,7 @@ _REACH = 12.0
 
 
 class SeasonalLogistic(Factorial):
-    r"""Independent entries with a logistic density times a periodic function, the seasons.
+    r"""Independent entries with a logistic density times a periodic function for the seasons.
 
     .. math::
 
@@ -54,7 +54,8 @@ class SeasonalLogistic(Factorial):
     Args:
         loc: ``mu``, ``[*batch, *event]``.
         log_scale: the logarithm of ``sigma``, ``[*batch, *event]``.
-        waves: the real and the imaginary parts of the coefficients, 2 K of ``[*batch, *event]``.
+        waves: the real parts of the K coefficients and then the imaginary parts, each of shape
+            ``[*batch, *event]``.
         angle: ``omega`` and ``alpha``, in radians, in shapes that broadcast with ``loc``.
         event_dims: the number of trailing dimensions that make one event.
 
@@ -152,7 +153,7 @@ class SeasonalLogistic(Factorial):
     def _normalize(self) -> Tensor:
         """Z, ``[*batch, *event]``."""
         average = self._sum_waves(self.loc, lambda m: (self._damp(m)[0] if m else 1.0, 0.0))
-        return average.clamp(min=_LEAST / 2)  # rounding makes it less than it can be
+        return average.clamp(min=_LEAST / 2)  # rounding errors can make it too small
 
     @property
     def mean(self) -> Tensor:
@@ -221,8 +222,8 @@ class SeasonalLogistic(Factorial):
     def cells(self) -> Cells:
         r"""The values of vectors of entries in 256 cells of the same width, as multiples of sigma.
 
-        The seasons may be shorter than a cell. So an expectation takes the logistic density and the
-        function at the nodes, and the average of g over each cell, in which a wave is damped by
+        A season may be shorter than a cell. So an expectation uses the logistic density and the
+        function at the nodes, but the average of g over each cell, in which a wave is damped by
         :math:`\operatorname{sinc}(m \omega \Delta / 2)`.
         """
         inner = (1,) * len(self._extended_shape())

@@ -67,11 +67,11 @@ class CompressedSize:
 def check_parts(model: Model) -> None:
     """Refuse a model that cannot compress, before data are read.
 
-    A model that was not trained on data from :func:`lowerbound.load_data` does not say which data
-    it takes, and is checked with its data.
+    A model that was not trained on data from :func:`lowerbound.load_data` does not know the shape
+    of its data, so nothing is checked here.
 
     Raises:
-        UnsupportedError: if a part of the model does not allow it, by name.
+        UnsupportedError: naming the part of the model that does not allow compression.
     """
     known = model.preprocessing
     if known is not None:

@@ -106,8 +106,8 @@ def check_measures(q: Distribution, prior: Distribution, of: str = "") -> None:
 def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
     """Refuse layers whose posterior and prior do not fit each other, before anything is drawn.
 
-    The distributions of a layer depend on draws of others. So they are computed for one example,
-    with noise of its own, and again only if parts or shapes have changed.
+    The distributions of a layer depend on draws of other layers. So they are computed for one
+    example, with separate noise, and again only if parts or shapes have changed.
 
     Args:
         model: a :class:`lowerbound.LayeredModel`.

@@ -232,7 +232,7 @@ class SemiSupervised(GenerativeModel):
         gradient: Gradient,
         given: Mapping[str, Any],
     ) -> Draw:
-        """Make a first draw for some examples, after a check of their labels."""
+        """Make a first draw for some examples, after checking their labels."""
         self._check_labels_of(examples)
         return super().try_draw(examples, x, samples, gradient, given)
 

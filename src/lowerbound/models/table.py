@@ -197,8 +197,8 @@ class TableModel(LatentModel):
             samples: the number of draws of z from which those given known entries are chosen.
 
         Returns:
-            A frame of the library of ``given``, with the types of its columns, or else of the table
-            on which the model was trained. If this is pandas, draws have the index of the row of
+            A frame of the library of ``given``, with the types of its columns. Without ``given``,
+            both are those of the training table. In pandas, draws have the index of the row of
             ``given`` to which they belong.
 
         Raises:
