@@ -141,7 +141,7 @@ def test_draws_of_times_stay_near_the_range_and_in_the_phase_that_all_have():
     width = column.high - column.low
     assert drawn[1] <= column.high + width
     assert drawn[2] >= column.low - width
-    hours = infer(pd.DataFrame({"t": pd.date_range("2024-01-01", periods=900, freq="h")})).columns[
+    hours = infer(pd.DataFrame({"t": pd.date_range("2024-01-01", periods=5000, freq="h")})).columns[
         0
     ]
     far = hours.decode(np.array([[50.0, 0.0, 0.25], [-50.0, 6.0, 0.75]]))
