@@ -141,17 +141,13 @@ def test_draws_of_times_stay_near_the_range_and_in_the_phase_that_all_have():
     width = column.high - column.low
     assert drawn[1] <= column.high + width
     assert drawn[2] >= column.low - width
-    hours = infer(pd.DataFrame({"t": pd.date_range("2024-01-01", periods=5000, freq="h")})).columns[
-        0
-    ]
-    far = hours.decode(np.array([[50.0, 0.0, 0.25], [-50.0, 6.0, 0.75]]))
-    assert split_times(far, hours.cycles)[:, 1:].tolist() == [[0.0, 0.25], [6.0, 0.75]]
-    assert (np.abs(far - hours.low) < 3 * (hours.high - hours.low)).all()
-    begun = infer(pd.DataFrame({"t": pd.date_range("2024-01-03", periods=900, freq="h")})).columns[
-        0
-    ]
-    far = begun.decode(np.array([[50.0, 6.0, 0.75], [-50.0, 0.0, 0.25]]))
-    assert split_times(far, begun.cycles)[:, 1:].tolist() == [[6.0, 0.75], [0.0, 0.25]]
+    for first in ("2024-01-01", "2024-01-03"):
+        times = pd.date_range(first, periods=5000, freq="h")
+        hours = infer(pd.DataFrame({"t": times})).columns[0]
+        for phases in ([0.0, 0.25], [6.0, 0.75]):
+            far = hours.decode(np.array([[50.0, *phases], [-50.0, *phases]]))
+            assert split_times(far, hours.cycles)[:, 1:].tolist() == [phases, phases]
+            assert (np.abs(far - hours.low) < 3 * (hours.high - hours.low)).all()
     mondays = pd.date_range("2020-01-06", periods=150, freq="7D")
     assert infer(pd.DataFrame({"t": mondays})).columns[0].step == WEEK
     assert infer(pd.DataFrame({"t": mondays[:4]})).columns[0].step == DAY  # perhaps by chance

@@ -218,6 +218,12 @@ MUTATIONS = [
     ),
     Mutation(
         CYCLES,
+        'if first == "year" or span < _MANY_PERIODS * PERIODS[first]:',
+        'if first == "year":',
+        "Times of a few weeks are split into weeks, so that trends within a week are lost.",
+    ),
+    Mutation(
+        CYCLES,
         "weekday = (day + _FIRST_WEEKDAY) % WEEKDAYS",
         "weekday = day % WEEKDAYS",
         "Weeks begin on Thursdays.",
