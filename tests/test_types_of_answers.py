@@ -258,6 +258,28 @@ def test_what_an_objective_must_have_is_compared():
     assert complete(one, other) == one != other
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "uint16", "uint32", "uint64", "UInt16"])
+def test_whole_numbers_of_all_types_are_replaced_in_pandas(kind):
+    frame = pd.DataFrame({"a": np.arange(ROWS).astype(kind.lower()) % 19}).astype(kind)
+    answer = build(frame).reconstruct(frame)
+    assert answer["a"].dtype == kind
+
+
+def test_sparse_whole_numbers_of_pandas_are_replaced():
+    frame = pd.DataFrame({"a": np.arange(ROWS) % 19})
+    answer = build(frame).reconstruct(frame.astype(pd.SparseDtype(int)))
+    assert answer["a"].dtype == int
+
+
+@pytest.mark.parametrize("kind", [pl.Int128, pl.UInt128])
+def test_whole_numbers_of_128_bits_are_replaced(kind):
+    frame = pl.DataFrame({"a": pl.Series(np.arange(ROWS) % 19).cast(kind)})
+    schema = infer_schema(open_table(frame))
+    filled = fill_table(frame, {"a": np.full(ROWS, 2.0**70)}, schema, everything=True)
+    assert filled["a"].to_list() == [2**70] * ROWS
+    assert build(frame).reconstruct(frame)["a"].dtype == kind
+
+
 def test_decimals_that_do_not_hold_the_values_become_numbers():
     values = [None, Decimal("0.25"), Decimal("0.50"), Decimal("0.75")] * 10
     frame = pl.DataFrame({"a": pl.Series(values, dtype=pl.Decimal(3, 2))})
