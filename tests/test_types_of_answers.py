@@ -312,6 +312,20 @@ def test_answers_to_a_frame_have_its_labels(labels):
         pd.testing.assert_index_equal(answer.columns, labels)
 
 
+def test_truth_values_may_be_labels():
+    values = np.random.default_rng(0).normal(size=(ROWS, 2))
+    frame = pd.DataFrame(values, columns=[True, False])
+    assert list(build(frame).reconstruct(frame).columns) == [True, False]
+
+
+def test_text_that_cannot_be_a_label_beside_numbers_remains_text():
+    names = ["1", "2.5", "[3]", "{[]: 1}", "([],)", "'a'", " 4"]
+    values = np.random.default_rng(0).normal(size=(ROWS, len(names)))
+    model = build(pd.DataFrame(values, columns=names))
+    drawn = model.sample(1, given=pd.DataFrame({1: [0.5]}), seed=0)
+    assert list(drawn.columns) == [1, 2.5, *names[2:]]
+
+
 @pytest.mark.parametrize(
     "labels",
     [
