@@ -179,6 +179,13 @@ def test_layers_of_other_shapes_are_refused_by_name_before_anything_is_drawn(
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_layers_whose_network_needs_several_examples_are_checked():
+    model, x = make_layers(top_down=False), torch.randn(4, 5)
+    normalise = nn.BatchNorm1d(6, track_running_stats=False)
+    model.posteriors[0] = lb.Gaussian(nn.Sequential(nn.Linear(5, 6), normalise))
+    assert model.draw(x).log_w.shape == (1, 4)
+
+
 @pytest.mark.parametrize("top_down", [False, True])
 def test_layers_are_checked_again_if_one_is_replaced(top_down):
     model, x = make_layers(top_down), torch.randn(4, 5)

@@ -89,3 +89,13 @@ def test_the_command_shows_the_hint_for_a_file_whose_columns_have_types(tmp_path
         main(["data", "inspect", str(tmp_path / "days.parquet")])
     # Brackets are not styles of the text.
     assert CONVERSIONS["pyarrow"] in " ".join(capsys.readouterr().out.split())
+
+
+def test_another_table_with_a_column_of_the_same_name_has_the_hint_too():
+    frame = make_frame()
+    for given in (frame, frame.iloc[:-1]):
+        with pytest.warns(UserWarning, match="looks like dates"):
+            lb.load_data(given)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lb.load_data(frame)

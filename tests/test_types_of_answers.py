@@ -258,6 +258,28 @@ def test_what_an_objective_must_have_is_compared():
     assert complete(one, other) == one != other
 
 
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "uint16", "uint32", "uint64", "UInt16"])
+def test_whole_numbers_of_all_types_are_replaced_in_pandas(kind):
+    frame = pd.DataFrame({"a": np.arange(ROWS).astype(kind.lower()) % 19}).astype(kind)
+    answer = build(frame).reconstruct(frame)
+    assert answer["a"].dtype == kind
+
+
+def test_sparse_whole_numbers_of_pandas_are_replaced():
+    frame = pd.DataFrame({"a": np.arange(ROWS) % 19})
+    answer = build(frame).reconstruct(frame.astype(pd.SparseDtype(int)))
+    assert answer["a"].dtype == int
+
+
+@pytest.mark.parametrize("kind", [pl.Int128, pl.UInt128])
+def test_whole_numbers_of_128_bits_are_replaced(kind):
+    frame = pl.DataFrame({"a": pl.Series(np.arange(ROWS) % 19).cast(kind)})
+    schema = infer_schema(open_table(frame))
+    filled = fill_table(frame, {"a": np.full(ROWS, 2.0**70)}, schema, everything=True)
+    assert filled["a"].to_list() == [2**70] * ROWS
+    assert build(frame).reconstruct(frame)["a"].dtype == kind
+
+
 def test_decimals_that_do_not_hold_the_values_become_numbers():
     values = [None, Decimal("0.25"), Decimal("0.50"), Decimal("0.75")] * 10
     frame = pl.DataFrame({"a": pl.Series(values, dtype=pl.Decimal(3, 2))})
@@ -288,6 +310,20 @@ def test_answers_to_a_frame_have_its_labels(labels):
         model.sample(2, given=frame.iloc[:3, :2], seed=0),
     ):
         pd.testing.assert_index_equal(answer.columns, labels)
+
+
+def test_truth_values_may_be_labels():
+    values = np.random.default_rng(0).normal(size=(ROWS, 2))
+    frame = pd.DataFrame(values, columns=[True, False])
+    assert list(build(frame).reconstruct(frame).columns) == [True, False]
+
+
+def test_text_that_cannot_be_a_label_beside_numbers_remains_text():
+    names = ["1", "2.5", "[3]", "{[]: 1}", "([],)", "'a'", " 4"]
+    values = np.random.default_rng(0).normal(size=(ROWS, len(names)))
+    model = build(pd.DataFrame(values, columns=names))
+    drawn = model.sample(1, given=pd.DataFrame({1: [0.5]}), seed=0)
+    assert list(drawn.columns) == [1, 2.5, *names[2:]]
 
 
 @pytest.mark.parametrize(

@@ -266,6 +266,8 @@ def fill_series(
         if library == "pandas":
             whole.index = series.to_native().index
         return _wrap(whole, series)
+    if str(getattr(series.to_native(), "dtype", "")).startswith("Sparse"):
+        series = _wrap(series.to_native().sparse.to_dense(), series)  # its entries are fixed
     chosen = np.ones_like(missing) if everything else missing
     new = raw[chosen]
     if column.type in CODED:
@@ -301,10 +303,8 @@ def _scatter(
     if not series.implementation.is_pandas():
         return series.scatter(places.tolist(), values)
     native = series.to_native().copy()
-    if str(native.dtype).startswith("Sparse"):  # its entries cannot be replaced
-        native = native.sparse.to_dense()
-    if native.dtype in (np.int8, np.int16, np.int32):  # pandas takes integers in a list for int64
-        values = list(np.array(values, dtype=native.dtype))
+    if isinstance(native.dtype, np.dtype) and native.dtype.kind in "iu":
+        values = list(np.array(values, dtype=native.dtype))  # pandas takes those of int for int64
     native.iloc[places] = values
     return _wrap(native, series)
 
@@ -320,8 +320,10 @@ def _widen(
         values = np.round(values)
         largest, smallest = values.max(initial=0), values.min(initial=0)
         for candidate in (dtype, nw.Int64()):
-            limits = np.iinfo(str(candidate).lower()) if str(candidate) != "Int128" else None
-            if limits is None or (limits.min <= smallest and largest < float(limits.max) + 1):
+            bits = int(str(candidate).partition("Int")[2])  # also 128, which numpy does not know
+            signed = str(candidate).startswith("Int")
+            least, end = -(2.0 ** (bits - 1)) * signed, 2.0 ** (bits - signed)
+            if least <= smallest and largest < end:
                 own = series if candidate == dtype else series.cast(candidate)
                 return own, [int(each) for each in values]
     if (decimals := _round_to_decimals(values, str(dtype), column)) is not None:

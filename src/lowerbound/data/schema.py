@@ -191,9 +191,12 @@ def _find_label(column: Column, others: Sequence[Any]) -> Any:
     if column.label is not None:
         return column.label
     try:
-        return literal_eval(column.name)
-    except (ValueError, SyntaxError):
+        label = literal_eval(column.name)
+        hash(label)
+    except (ValueError, SyntaxError, TypeError):  # the last for lists, also within a tuple
         return column.name
+    is_label = isinstance(label, int | float | tuple) and str(label) == column.name
+    return label if is_label else column.name
 
 
 def make_table_like(
@@ -232,11 +235,11 @@ def make_table_like(
             series: nw.Series[Any] = nw.from_native(native, series_only=True)
             added.append(series.alias(chosen[-1]))
     whole = nw.from_native(filled, eager_only=True).with_columns(*added).to_native()
-    if opened.library == "pyarrow":
+    if opened.library != "pandas":
         return whole.select(chosen)
-    made = whole[chosen]
-    if opened.library == "pandas":
-        made.columns.names = frame.to_native().columns.names
+    places = {str(name): place for place, name in enumerate(whole.columns)}
+    made = whole.iloc[:, [places[str(name)] for name in chosen]]  # a list of truth values is a mask
+    made.columns.names = frame.to_native().columns.names
     return made
 
 

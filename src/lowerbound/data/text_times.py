@@ -87,11 +87,11 @@ def warn_text_times(
         name: the name of the data in messages.
     """
     conversions = find_text_times(table, placeholders, types)
-    with giving_once((name, *each) for each in conversions.items()) as new:
+    with giving_once((name, len(table), *each) for each in conversions.items()) as new:
         if not new:
             return
-        columns = join_names([repr(column) for _, column, _ in new])
-        _, first, conversion = new[0]
+        columns = join_names([repr(column) for *_, column, _ in new])
+        *_, first, conversion = new[0]
         warnings.warn(
             f"{name}: the values of {columns} are text that looks like dates or times, which the "
             f"model takes for categories or leaves out. Convert them: {conversion}; or name the "

@@ -106,8 +106,8 @@ def check_measures(q: Distribution, prior: Distribution, of: str = "") -> None:
 def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
     """Refuse layers whose posterior and prior do not fit each other, before anything is drawn.
 
-    The distributions of a layer depend on draws of other layers. So they are computed for one
-    example, with separate noise, and again only if parts or shapes have changed.
+    The distributions of a layer depend on draws of other layers. So they are computed for two
+    examples, with separate noise, and again only if parts or shapes have changed.
 
     Args:
         model: a :class:`lowerbound.LayeredModel`.
@@ -122,7 +122,7 @@ def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
     parts = (x.shape[1:], *map(id, model.priors), *map(id, model.posteriors))
     if model.__dict__.get("_checked_layers") == parts:
         return
-    fields = {name: value[:1] for name, value in given.items()}
+    fields = {name: value[:2] for name, value in given.items()}
 
     def check(name: str, prior: Distribution) -> Tensor:
         q = posteriors[name]
@@ -137,7 +137,7 @@ def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
         return z
 
     with evaluating(model), seeded(0, x.device):
-        posteriors = model.posterior_given(x[:1], fields).groups
+        posteriors = model.posterior_given(x[:2], fields).groups
         model.visit_priors(fields, check)
     model.__dict__["_checked_layers"] = parts
 
