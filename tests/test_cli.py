@@ -20,7 +20,7 @@ import lowerbound as lb
 from lowerbound.cli import main
 from lowerbound.cli.describing import describe_examples
 from lowerbound.cli.given import check_given, list_conditions
-from lowerbound.cli.inspecting import _write_table
+from lowerbound.cli.inspecting import _describe_rows
 from lowerbound.cli.runs import dumps, read_schedules
 from lowerbound.describe import describe
 from lowerbound.errors import TrainingWarning
@@ -1433,13 +1433,11 @@ def test_a_label_that_is_a_latent_is_not_asked_for(tmp_path, monkeypatch, capsys
     assert call(capsys, "sample", "run", "--count", 4, *threes)[0] == 0
 
 
-def test_a_label_that_is_not_known_is_neither_named_nor_a_class(tmp_path):
+def test_a_label_that_is_not_known_is_neither_named_nor_a_class():
     examples = lb.Examples(
         torch.zeros(4, 2), labels=torch.tensor([0, -1, 1, -1]), label_names=("cat", "dog")
     )
-    _write_table({"z0": [0.0, 1.0, 2.0, 3.0]}, examples, tmp_path / "codes.csv")
-    with (tmp_path / "codes.csv").open() as file:
-        assert [row["label"] for row in csv.DictReader(file)] == ["cat", "-1", "dog", "-1"]
+    assert _describe_rows(examples)["label"] == ["cat", "-1", "dog", "-1"]
     told = describe_examples(examples, None, SimpleNamespace(has_test=False, schema=None))
     assert told.endswith(", 2 classes")
 

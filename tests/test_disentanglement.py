@@ -289,7 +289,7 @@ def test_many_examples_are_thinned_evenly(monkeypatch):
 @pytest.mark.parametrize(
     ("factors", "message"),
     [
-        (["a", "z"], "'z' is not a field of sprites; the fields are: a, b, c, wide"),
+        (["a", "z"], "'z' is not a field of data; the fields are: a, b, c, wide"),
         (["a"], r"400 examples with 1 factor\(s\) are too few"),
         (["a", "wide"], r"factor 'wide' has the shape \(400, 2\)"),
         ({"a": torch.rand(7), "b": torch.rand(7)}, r"factor 'a' has the shape \(7,\)"),

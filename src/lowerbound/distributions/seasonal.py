@@ -145,9 +145,12 @@ class SeasonalLogistic(Factorial):
             total = total + (wave if m == 0 else 2 * wave)
         return total
 
+    def _find_u(self, m: int) -> Tensor:
+        return (math.pi * m * self.rate.abs() * self.log_scale.exp()).clamp(1e-4, 80.0)
+
     def _damp(self, m: int) -> tuple[Tensor, Tensor]:
         """u / sinh u, and u coth u, for the wave m; both are 1 at u = 0."""
-        u = (math.pi * m * self.rate.abs() * self.log_scale.exp()).clamp(1e-4, 80.0)
+        u = self._find_u(m)
         return u / torch.sinh(u), u / torch.tanh(u)
 
     def _normalize(self) -> Tensor:
@@ -176,22 +179,20 @@ class SeasonalLogistic(Factorial):
     def variance(self) -> Tensor:
         r"""The variance, ``[*batch, *event]``, from second derivatives, see :attr:`mean`."""
 
-        def square(m: int) -> tuple[Any, Any]:
+        def bend(m: int) -> tuple[Any, Any]:
             size = (math.pi * self.log_scale.exp()).square()
             if m == 0:
                 return size / 3, 0.0
             damping, slope = self._damp(m)
-            u = (math.pi * m * self.rate.abs() * self.log_scale.exp()).clamp(1e-4, 80.0)
+            square = self._find_u(m).square()
             # The second derivative of u / sinh u, which cancels near 0.
-            bend = damping * (2 * slope.square() - 2 * slope - u.square()) / u.square()
-            square = u.square()
+            closed = damping * (2 * slope.square() - 2 * slope - square) / square
             series = -1 / 3 + square * (7 / 30 - square * 31 / 504)
-            bend = torch.where(u < _SERIES_BELOW, series, bend)
-            return -size * bend, 0.0
+            is_small = square < _SERIES_BELOW**2
+            return -size * torch.where(is_small, series, closed), 0.0
 
-        return (
-            self._sum_waves(self.loc, square) / self._normalize() - (self.mean - self.loc).square()
-        )
+        square = self._sum_waves(self.loc, bend) / self._normalize()
+        return square - (self.mean - self.loc).square()
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draws, ``[*sample_shape, *batch, *event]``, by rejection."""

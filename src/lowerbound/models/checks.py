@@ -19,6 +19,10 @@ from lowerbound.distributions import (
 from lowerbound.errors import ShapeError, UnsupportedError
 from lowerbound.runtime.modes import evaluating, seeded
 
+# The examples with which layers are checked: more than one, since a network may normalise over
+# them, and a number that is seldom the size of an event, which it could be mistaken for.
+_EXAMPLES = 5
+
 
 class PartsError(ShapeError):
     """Two parts of a model do not fit each other, whatever the data are."""
@@ -106,7 +110,7 @@ def check_measures(q: Distribution, prior: Distribution, of: str = "") -> None:
 def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
     """Refuse layers whose posterior and prior do not fit each other, before anything is drawn.
 
-    The distributions of a layer depend on draws of other layers. So they are computed for two
+    The distributions of a layer depend on draws of other layers. So they are computed for a few
     examples, with separate noise, and again only if parts or shapes have changed.
 
     Args:
@@ -122,7 +126,7 @@ def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
     parts = (x.shape[1:], *map(id, model.priors), *map(id, model.posteriors))
     if model.__dict__.get("_checked_layers") == parts:
         return
-    fields = {name: value[:2] for name, value in given.items()}
+    fields = {name: value[:_EXAMPLES] for name, value in given.items()}
 
     def check(name: str, prior: Distribution) -> Tensor:
         q = posteriors[name]
@@ -137,7 +141,7 @@ def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
         return z
 
     with evaluating(model), seeded(0, x.device):
-        posteriors = model.posterior_given(x[:2], fields).groups
+        posteriors = model.posterior_given(x[:_EXAMPLES], fields).groups
         model.visit_priors(fields, check)
     model.__dict__["_checked_layers"] = parts
 
