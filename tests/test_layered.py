@@ -469,3 +469,12 @@ def test_a_layer_that_is_not_normalised_is_named():
     )
     assert model.unnormalized_parts() == ("posterior of z1 (Point)",)
     assert lb.ELBO().label(model) == "score"
+
+
+@pytest.mark.parametrize("examples", [1, 2, 5, 7])
+def test_the_check_of_layers_takes_no_noise_of_the_examples(examples):
+    torch.manual_seed(0)
+    model = MODELS["layered, bottom up"]()
+    x = images("layered, bottom up")[:1].expand(examples, *IMAGE)
+    checked, again = (lb.log_likelihood(model, x, 3, seed=0).per_example for _ in range(2))
+    assert torch.equal(checked, again)

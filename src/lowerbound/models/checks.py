@@ -17,6 +17,7 @@ from lowerbound.distributions import (
     unwrap_independent,
 )
 from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.runtime import noise
 from lowerbound.runtime.modes import evaluating, seeded
 
 # The examples with which layers are checked: more than one, since a network may normalise over
@@ -140,7 +141,9 @@ def check_layers(model: Any, x: Tensor, given: Mapping[str, Tensor]) -> None:
         z: Tensor = q.sample()
         return z
 
-    with evaluating(model), seeded(0, x.device):
+    # Its noise is not that of the examples, whose streams would go on from here.
+    own = noise.per_example(0, torch.zeros(len(x[:_EXAMPLES]), dtype=torch.long))
+    with evaluating(model), seeded(0, x.device), own:
         posteriors = model.posterior_given(x[:_EXAMPLES], fields).groups
         model.visit_priors(fields, check)
     model.__dict__["_checked_layers"] = parts
