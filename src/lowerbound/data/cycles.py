@@ -112,7 +112,7 @@ def split_times(times: Floats, cycles: Sequence[Cycle]) -> Floats:
         >>> split_times(np.array([monday_noon]), ("week", "day")).tolist()
         [[86400.0, 0.0, 0.5]]
     """
-    if not find_period(cycles):
+    if not cycles:
         return times[:, None]
     day = np.floor(times / DAY)
     numbers = [day]
@@ -133,7 +133,7 @@ def join_times(numbers: Floats, cycles: Sequence[Cycle], example: float) -> Floa
         cycles: the cycles that split a time.
         example: one of the times. If the day is not a cycle, all have its share of the day.
     """
-    if not find_period(cycles):
+    if not cycles:
         return numbers[:, 0]
     day = np.round(numbers[:, 0] / DAY)
     if "week" in cycles:
