@@ -398,6 +398,21 @@ def test_the_inputs_of_an_encoder_for_times():
     assert not inputs(torch.cat([values, torch.zeros(2, 3)], 1)).any()
 
 
+@pytest.mark.parametrize(
+    ("columns", "is_discrete"),
+    [
+        ((Column("t", "time", season="year"),), False),
+        ((Column("t", "time", season="year", cycles=("week",)),), None),
+        ((Column("t", "time", season="year"), Column("n", "count")), None),
+        ((Column("n", "count"),), True),
+    ],
+)
+def test_times_with_a_season_have_a_density(columns, is_discrete):
+    schema = Schema(columns)
+    network = make_network(lb.Columns.count_outputs(schema))
+    assert lb.Columns(network, schema)(torch.zeros(1, 2)).is_discrete is is_discrete
+
+
 def make_hours(rows: int, seed: int) -> pd.DataFrame:
     """A load that depends on the hour of the day, with noise, at random times of two months."""
     random = np.random.default_rng(seed)

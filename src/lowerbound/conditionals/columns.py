@@ -218,11 +218,9 @@ class Columns(Parametric):
         self._store("spread", spread.contiguous())
         self._store("transforms", torch.tensor([_TRANSFORMS[each.transform] for each in entries]))
         continuous = [entries[number] for number in self.continuous]
-        least = [math.log(max(_LEAST_SCALE, each.least_scale)) for each in continuous]
-        self._store("least_log_scale", torch.tensor(least))
+        self._store("least_log_scale", _find_least_log_scales(continuous))
         seasonal = [entries[number] for number in self.seasonal]
-        least = [math.log(max(_LEAST_SCALE, each.least_scale)) for each in seasonal]
-        self._store("least_log_scale_of_seasonal", torch.tensor(least))
+        self._store("least_log_scale_of_seasonal", _find_least_log_scales(seasonal))
         self._store("rate", torch.tensor([2 * math.pi * e.spread / e.period for e in seasonal]))
         start = torch.tensor([2 * math.pi * (e.centre / e.period % 1) for e in seasonal])
         self._store("start", start)
@@ -254,7 +252,7 @@ class Columns(Parametric):
 
     @property
     def _is_discrete(self) -> bool | None:
-        if not self.continuous:
+        if not self.continuous and not self.seasonal:
             return True
         return None if self.counts or self.codes else False
 
@@ -330,6 +328,10 @@ class Columns(Parametric):
             ]
             base.copy_(group.pad(frequencies, 0.0))
         super().start_from(x, **fields)
+
+
+def _find_least_log_scales(entries: list[Entry]) -> Tensor:
+    return torch.tensor([math.log(max(_LEAST_SCALE, each.least_scale)) for each in entries])
 
 
 def _limit_log_scale(log_scale: Tensor, least: Tensor) -> Tensor:
