@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 import lowerbound as lb
 from lowerbound.describe import build, describe
 from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
+from lowerbound.networks.dropout import Dropout
 
 sys.path.insert(0, str(Path(__file__).parent))
 from constructors import (
@@ -98,6 +99,23 @@ def test_dropout_keeps_the_expectation_and_only_acts_in_training(residual):
     error = drawn.std(0) / len(x) ** 0.5
     assert (error > 0).all()
     assert ((drawn.mean(0) - exact).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_masks_of_dropout_have_its_share_and_are_independent(share, dtype):
+    torch.manual_seed(0)
+    dropped = Dropout(share)(torch.ones(301, 333, dtype=dtype))  # not a multiple of four
+    assert dropped.dtype == dtype
+    zero, kept = sorted(dropped.unique().tolist())
+    assert zero == 0
+    assert kept == pytest.approx(1 / (1 - share), rel=1e-2 if dtype == torch.bfloat16 else 1e-4)
+    is_zero = (dropped == 0).double().flatten()
+    error = (share * (1 - share) / len(is_zero)) ** 0.5
+    assert abs(is_zero.mean() - share) < 4 * error
+    for lag in (1, 2, 3, 4, 333):  # neighbours share a random number of 64 bits
+        both = (is_zero[lag:] * is_zero[:-lag]).mean()
+        assert abs(both - share**2) < 5 * share / len(is_zero) ** 0.5
 
 
 def test_dropout_leaves_the_path_of_residual_blocks_whole():

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lowerbound.describe import describable
 from lowerbound.errors import SettingsError
 from lowerbound.networks.activations import Activation, count_inputs, make_activation
+from lowerbound.networks.dropout import Dropout
 from lowerbound.networks.residual import Residual, check_blocks, check_norm
 from lowerbound.networks.shapes import Shape, as_shape, find_leading_shape
 
@@ -85,7 +86,7 @@ class MLP(nn.Module):
 
     def _make_activation(self) -> list[nn.Module]:
         activation = make_activation(self.activation)
-        return [activation, nn.Dropout(self.dropout)] if self.dropout else [activation]
+        return [activation, Dropout(self.dropout)] if self.dropout else [activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """``[*leading, *inputs]`` to ``[*leading, *outputs]``."""

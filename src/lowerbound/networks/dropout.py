@@ -1,0 +1,37 @@
+"""Dropout whose masks are drawn quickly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Each value of a mask takes a quarter of a random whole number of 64 bits.
+_BITS, _VALUES_PER_NUMBER = 16, 4
+
+
+class Dropout(nn.Dropout):
+    """Dropout (Srivastava et al. 2014), which sets each value to 0 with probability ``p``.
+
+    The others are divided by what is left, so that expectations stay the same. On one processor
+    core, drawing a mask takes about a fifth of the time that it takes in ``torch.nn.Dropout``,
+    where it is a third of a training step of the recipe ``table``. In return, the share that is
+    kept is rounded to a multiple of 2^-16, and is at least 2^-16.
+
+    Example:
+        >>> half = Dropout(0.5)(torch.ones(1000, 100))
+        >>> half.unique().tolist(), bool(abs(half.mean() - 1) < 0.02)
+        ([0.0, 2.0], True)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Values of any shape, to the same shape."""
+        if not self.training or self.p == 0:
+            return x
+        numbers = torch.randint(
+            -(2**63), 2**63 - 1, (-(-x.numel() // _VALUES_PER_NUMBER),), device=x.device
+        )
+        values = numbers.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = max(1, round((1 - self.p) * 2**_BITS))
+        is_kept = values < kept - 2 ** (_BITS - 1)
+        factors: Tensor = is_kept.to(x.dtype) * (2**_BITS / kept)
+        return x * factors
