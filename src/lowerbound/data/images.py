@@ -228,7 +228,7 @@ def _decode_all(
 
     Raises:
         DataError: if one has a different size from the first.
-        _Colored: if one is in colour and the first was not.
+        _UnexpectedColor: if one is in colour and the first was not.
     """
     for start in range(0, len(files), _PICTURES_AHEAD):
         some = files[start : start + _PICTURES_AHEAD]

@@ -175,8 +175,8 @@ def fit_from_optima(
 
     Raises:
         UnsupportedError: for another model.
-        SettingsError: if a directory is given, which several trainings cannot share; or if optima
-            are given that are none, or those of other variables.
+        SettingsError: if a directory is given, which several trainings cannot share; or if
+            ``optima`` contains other things than optima, or optima of other variables.
         LogJointError, NonFiniteError: if no optimum can be found.
         SettingsError, NonFiniteError: as :func:`lowerbound.fit`. A start at which the training
             becomes non-finite is left out if another one succeeds.
