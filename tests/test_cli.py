@@ -1113,7 +1113,7 @@ MISTAKES = {
     ),
     "convolutions of vectors": (
         ["train", "aevb-gaussian", "--data", "vectors.npy", "--out", "never", "--network", "conv"],
-        "from an image",
+        "from a picture",
     ),
     "too many convolutions": ([*TRAIN, "--network", "conv", "--layers", "4"], "fewer layers"),
     "a run in the way": (
