@@ -337,9 +337,9 @@ def introduction() -> str:
         "nats per image, and ± is the standard error over images. Both estimates for the test",
         "images are lower bounds in expectation, so the higher one is the better one. An upper",
         "bound for test images would need exact posterior draws, which are unknown. The gap on",
-        "simulated images tells something about test images only as far as the two resemble each",
-        "other. For a decoder trained as an IWAE, Wu et al. report -86.902 with 10,000 importance",
-        "samples and -85.679 by annealing with 1,000 distributions.",
+        "simulated images says something about test images only to the extent that the two",
+        "resemble each other. For a decoder trained as an IWAE, Wu et al. report -86.902 with",
+        "10,000 importance samples and -85.679 by annealing with 1,000 distributions.",
     )
 
 

@@ -249,9 +249,9 @@ def conclude(found: list[dict[str, Any]]) -> list[str]:
     if not counts:
         return []
     text = paragraph(
-        "A posterior does not overfit. But mean field assumes that the weights are independent,",
-        f"and so gives up the weights that matter little. With {counts} pictures the point is the",
-        "better model of new pictures.",
+        "The posterior does not overfit here. But mean field assumes that the weights are",
+        "independent, and so gives up the weights that matter little. With",
+        f"{counts} pictures the point is the better model of new pictures.",
     )
     return ["", text]
 
@@ -284,9 +284,11 @@ def write_page() -> None:
         "# A posterior over a decoder's weights",
         "",
         paragraph(
-            "`python reproductions/full_bayes.py` writes this page and says what is compared.",
-            "Values are in nats per picture. The data are binary digits of 8 x 8 pixels. There are",
-            f"{LATENTS} latents, {HIDDEN} hidden units and {STEPS:,} steps.",
+            "`python reproductions/full_bayes.py` writes this page. It compares two auto-encoders",
+            "that differ in the decoder's weights: they are *a point*, as usual, or have *a",
+            "posterior*, a mean-field Gaussian, with the prior N(0, I) (Kingma & Welling 2013,",
+            "appendix F). Values are in nats per picture. The data are binary digits of 8 x 8",
+            f"pixels. There are {LATENTS} latents, {HIDDEN} hidden units and {STEPS:,} steps.",
         ),
         "",
         *table(

@@ -805,7 +805,7 @@ def test_log_likelihoods_of_different_things_are_not_compared_silently(parted, m
     _, out, _ = call(capsys, "compare", "short", "long", "--samples", 5)
     assert out.splitlines()[-1] == (
         "short depends on label of the examples, but long depends on no fields of the examples: "
-        "these are log likelihoods of different things"
+        "these are log likelihoods of different quantities"
     )
     _, out, _ = call(capsys, "compare", "short", "long", "--samples", 5, "--json")
     assert [run["depends_on_fields"] for run in json.loads(out)["runs"]] == [["label"], []]
@@ -1113,7 +1113,7 @@ MISTAKES = {
     ),
     "convolutions of vectors": (
         ["train", "aevb-gaussian", "--data", "vectors.npy", "--out", "never", "--network", "conv"],
-        "from an image",
+        "from a picture",
     ),
     "too many convolutions": ([*TRAIN, "--network", "conv", "--layers", "4"], "fewer layers"),
     "a run in the way": (

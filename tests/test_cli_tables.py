@@ -187,7 +187,7 @@ def test_files_of_draws_sort_by_their_numbers(folder, tmp_path, capsys):
 
 def test_a_column_under_a_similar_name_is_pointed_out(folder, tmp_path):
     frame = make_holes().rename(columns={"height": "Height"})
-    with pytest.warns(UserWarning, match="Not used is 'Height', which is similar; rename it"):
+    with pytest.warns(UserWarning, match="'Height', which is similar, is not used; rename it"):
         lb.load(folder / "run").examples(frame)
 
 
@@ -220,7 +220,9 @@ def test_rows_are_drawn_from_a_run_or_a_file_given_some_columns(folder, tmp_path
         words = ["sample", trained, "--count", 3, "--given", known, "--out", out]
         code, said, _ = run(capsys, *words)
         assert code == 0
-        assert said.startswith(f"wrote 6 rows to {out}; effective samples of 1,000 draws of z: ")
+        assert said.startswith(
+            f"wrote 6 rows to {out}; effective sample size of 1,000 draws of z: "
+        )
         assert list(pd.read_csv(out)["job"]) == ["cook"] * 3 + ["nurse"] * 3
     assert run(capsys, "sample", model, "--count", 4, "--out", out)[0] == 0
     assert len(pd.read_csv(out)) == 4

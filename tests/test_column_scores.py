@@ -141,13 +141,14 @@ def test_training_evaluate_and_sample_say_which_columns_and_draws_to_trust(tmp_p
     model, given = lb.load(tmp_path / "run"), pd.read_csv(known)
     _, effective = model.sample_given(given, 2, seed=0)
     assert code == 0
-    assert out.startswith(f"wrote 4 rows to {tmp_path / 'drawn.csv'}; effective samples of 1,000")
-    assert f"draws of z: {float(effective.min()):,.0f} for row {int(effective.argmin())}" in out
-    assert f"and {float(effective.mean()):,.0f} in the median of rows" in out
+    start = f"wrote 4 rows to {tmp_path / 'drawn.csv'}; effective sample size of 1,000"
+    assert out.startswith(start)
+    assert f"smallest {float(effective.min()):,.0f} (row {int(effective.argmin())}, " in out
+    assert f"median {float(effective.mean()):,.0f}" in out
 
 
 def test_few_effective_samples_are_said_in_words():
     few = _describe_effective([812.0, 3.0, 950.0])
-    assert "3 for row 1 (counted from 0), the fewest, and 812 in the median" in few
+    assert "smallest 3 (row 1, counted from 0), median 812" in few
     assert "not to be trusted" in few
-    assert _describe_effective([812.4]) == "; effective samples of 1,000 draws of z: 812"
+    assert _describe_effective([812.4]) == "; effective sample size of 1,000 draws of z: 812"

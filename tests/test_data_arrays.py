@@ -347,7 +347,7 @@ def test_images_in_memory_are_resized_and_recoloured():
 def test_only_pictures_are_resized(array, settings):
     with pytest.raises(
         DataError,
-        match=f"data: {next(iter(settings))}=.* is possible only for uint8 images of 1 or 3",
+        match=f"data: {next(iter(settings))}=.* is possible only for uint8 pictures of 1 or 3",
     ):
         load_data(array, **settings)
 

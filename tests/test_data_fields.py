@@ -270,7 +270,7 @@ def test_only_pixels_are_treated_as_pixels(pixels, kind):
 
 def test_maps_of_codes_are_not_resized():
     maps = Examples(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), kind="codes", levels=5)
-    with pytest.raises(DataError, match=r"image_size=.* is possible only for uint8 images"):
+    with pytest.raises(DataError, match=r"image_size=.* is possible only for uint8 pictures"):
         convert_images(maps, size=(4, 4), color="keep", resize="crop")
 
 

@@ -290,7 +290,7 @@ def test_many_examples_are_thinned_evenly(monkeypatch):
     ("factors", "message"),
     [
         (["a", "z"], "'z' is not a field of data; the fields are: a, b, c, wide"),
-        (["a"], r"400 examples with 1 factor\(s\) are too few"),
+        (["a"], r"too few examples \(400\) or factors \(1\)"),
         (["a", "wide"], r"factor 'wide' has the shape \(400, 2\)"),
         ({"a": torch.rand(7), "b": torch.rand(7)}, r"factor 'a' has the shape \(7,\)"),
         ({"a": torch.rand(400), "b": torch.zeros(400)}, "'b' has the same value for all"),
@@ -348,7 +348,7 @@ def test_the_true_factors_of_sprites_are_a_disentangled_code():
     [
         ("scal", {}, "'scal' is not a field of sprites; the fields are: .*scale"),
         (["scale", "size"], {}, "'size' is not a field"),
-        ("scale", {}, r"with 1 factor\(s\) are too few"),
+        ("scale", {}, r"or factors \(1\)"),
         (["scale", "shape"], {"bins": 0}, "bins=0"),
         (["scale", "shape"], {"seed": -1}, "seed=-1"),
     ],

@@ -107,7 +107,7 @@ def test_an_estimator_takes_no_path():
 
 def test_a_column_of_a_similar_name_is_suggested():
     found = suggest_names(["income", "age"], ["Income ", "zip"])
-    assert found == ". Not used is 'Income ', which is similar; rename it to 'income'"
+    assert found == ". 'Income ', which is similar, is not used; rename it to 'income'"
 
 
 @pytest.mark.parametrize(

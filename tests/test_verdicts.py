@@ -105,7 +105,7 @@ def test_posteriors_from_all_optima_are_compared_and_the_best_is_kept():
     assert found.shares == pytest.approx((0.7, 0.3), abs=0.03)
     assert found.log_evidence == pytest.approx(0.0, abs=0.05)
     assert float(model.posterior_sample(100, seed=0)["a"].min()) > 0
-    assert "2 separate place(s)" in str(found)
+    assert "2 separate places" in str(found)
     with pytest.raises(UnsupportedError, match="others have no optima"):
         lb.fit_from_optima(nn.Linear(1, 1), lb.ELBO())
     with pytest.raises(SettingsError, match="cannot write to one directory"):

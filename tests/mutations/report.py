@@ -93,8 +93,9 @@ def _summarise(entries: Sequence[dict[str, Any]]) -> str:
     real = [entry for entry in entries if entry["equivalent"] is None]
     seen = sum(entry["tests"] is not None for entry in real)
     return (
-        f"Of {len(entries)} mutations, {len(entries) - len(real)} change no result. The tests see "
-        f"{seen} of the {len(real)} others, which is {100 * seen / len(real):.1f}%.\n"
+        f"Of {len(entries)} mutations, {len(entries) - len(real)} change no result. The others are "
+        f"called *real*. The tests see {seen} of the {len(real)} real ones, which is "
+        f"{100 * seen / len(real):.1f}%.\n"
     )
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from lowerbound.evaluation import Estimate
     from lowerbound.evaluation.baseline import Gain
 
-Run = Annotated[Path, typer.Argument(help="Directory of a run.", show_default=False)]
+Run = Annotated[Path, typer.Argument(help="The directory of a run.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +46,9 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
     first: Run,
     second: Run,
     data: Data = None,
-    samples: Annotated[int, typer.Option(min=1, help="Draws of z for each example.")] = 500,
+    samples: Annotated[
+        int, typer.Option(min=1, help="The number of draws of z for each example.")
+    ] = 500,
     split: ScoredPart = None,
     compile: Compile = "auto",
     anneal: Anneal = None,
@@ -85,7 +87,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
         if given[first] != given[second]:
             print(
                 f"{_describe_conditions(first, given)}, but {_describe_conditions(second, given)}: "
-                "these are log likelihoods of different things"
+                "these are log likelihoods of different quantities"
             )
         return
     better = None

@@ -53,7 +53,8 @@ def evaluate(  # noqa: PLR0917 (typer calls it by name)
     samples: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Draws of z for each example. The default is the number used in training."
+            min=1,
+            help="The number of draws of z for each example. The default is that of training.",
         ),
     ] = None,
     split: ScoredPart = None,
@@ -231,7 +232,7 @@ class _Evaluation:
         self.report.warn(estimate.warning)
 
     def add_columns(self) -> None:
-        """Of a table, add how well the model explains each column."""
+        """For a table, add how well the model explains each column."""
         from dataclasses import asdict
 
         from lowerbound.evaluation.column_scores import describe_columns_explained, score_columns

@@ -44,7 +44,7 @@ def sample(  # noqa: PLR0917 (typer calls it by name)
         Path,
         typer.Option(
             help="The file to write: .png for a picture of signals, pictures or volumes, .npy for "
-            "an array, or .csv, .parquet or .feather for the rows of a table.",
+            "an array, or .csv, .tsv, .parquet or .feather for the rows of a table.",
             show_default=False,
         ),
     ],
@@ -62,8 +62,8 @@ def sample(  # noqa: PLR0917 (typer calls it by name)
 ) -> None:
     """Draw z from the prior, decode it, and write pictures, an array or the rows of a table.
 
-    With --given FILE, rows of a table are drawn given those entries that the file has: so many for
-    each of its rows.
+    With --given FILE, a model of a table draws --count rows for each row of the file, given the
+    entries of that row.
     """
     from lowerbound.models import TableModel
 
@@ -141,10 +141,10 @@ def encode(
     data: Data = None,
     split: Part = "all",
 ) -> None:
-    """Write one point z for each example, such as the mean of q(z|x), in the order of the data.
+    """Write the embedding of each example, such as the mean of q(z|x), in the order of the data.
 
-    If the model has several groups of latents, their points are concatenated. A table begins with
-    the number of the row in the data, counted from 0.
+    If the model has several groups of latents, their embeddings are concatenated. A table begins
+    with the number of the row in the data, counted from 0.
     """
     from lowerbound.data.table_writing import check_target
 
@@ -154,32 +154,32 @@ def encode(
     model, config = open_run(directory)
     examples = load_examples(config, data, split, model)
     model.check_data(examples)
-    codes = model.encode(examples)
+    embeddings = model.encode(examples)
     if out.suffix == ".npy":
-        array = _concatenate_codes(codes)
-        _write(array, out, f"codes of {array[0].numel()} values")
+        array = _concatenate_groups(embeddings)
+        _write(array, out, f"embeddings of {array[0].numel()} values")
         return
-    columns = _make_columns(codes)
+    columns = _make_columns(embeddings)
     about = _describe_rows(examples)
     identifiers = _read_identifiers(model, find_data(config, data)[0], about["row"], columns)
     _write_table(about | identifiers | columns, out)
-    print(f"wrote {len(examples)} codes of {len(columns)} values to {out}")
+    print(f"wrote {len(examples)} embeddings of {len(columns)} values to {out}")
 
 
-def _concatenate_codes(codes: Any) -> Any:
-    """Concatenate the codes of several groups of latents to ``[N, J]``; keep those of one group."""
+def _concatenate_groups(embeddings: Any) -> Any:
+    """Concatenate those of several groups of latents to ``[N, J]``; keep those of one group."""
     import torch
 
-    if not isinstance(codes, dict):
-        return codes
-    return torch.cat([group.reshape(len(group), -1) for group in codes.values()], 1)
+    if not isinstance(embeddings, dict):
+        return embeddings
+    return torch.cat([group.reshape(len(group), -1) for group in embeddings.values()], 1)
 
 
-def _make_columns(codes: Any) -> dict[str, list[Any]]:
+def _make_columns(embeddings: Any) -> dict[str, list[Any]]:
     """Make a column for each unit: ``z0``, ``z1``, ..., or ``GROUP_0``, ... for several groups."""
-    groups = {"z": codes}
-    if isinstance(codes, dict):
-        groups = {f"{name}_": group for name, group in codes.items()}
+    groups = {"z": embeddings}
+    if isinstance(embeddings, dict):
+        groups = {f"{name}_": group for name, group in embeddings.items()}
     return {
         f"{name}{unit}": column
         for name, group in groups.items()
@@ -218,7 +218,7 @@ def _read_identifiers(
 
 
 def _write_table(columns: dict[str, Any], out: Path) -> None:
-    """Write a table; a .csv file also where pyarrow is not installed."""
+    """Write a table. A .csv file does not need pyarrow."""
     import csv
 
     from lowerbound.data.frames import make_frame

@@ -27,14 +27,14 @@ class _BatchTimer:
         self.last: tuple[float, int] | None = None
 
     def count(self, now: float, done: int) -> None:
-        """Count a batch that was finished now, after which so many examples are done."""
+        """Count a batch that was finished now, after which this many examples are done."""
         then, done_then = self.last or (now, done)
         if done > done_then:  # otherwise a round over the examples has just begun
             self.seconds_per_example.append((now - then) / (done - done_then))
         self.last = now, done
 
     def describe_left(self, examples: int) -> str:
-        """Describe the time that so many examples take; "" if no batch was timed."""
+        """Describe the time that this many examples take; "" if no batch was timed."""
         if not self.seconds_per_example:
             return ""
         return f"{median_low(self.seconds_per_example) * examples:,.0f} s left"

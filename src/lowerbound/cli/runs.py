@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "test", "all"]
 
-Directory = Annotated[Path, typer.Argument(help="The directory of a run.", show_default=False)]
+Directory = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The directory of a run.", show_default=False)
+]
 Data = Annotated[
     str | None, typer.Option(help="A name or a path of data to use instead of the run's own.")
 ]
@@ -64,7 +66,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 @contextmanager
 def with_threads(count: int | None) -> Iterator[None]:
-    """Within the block, evaluations use so many threads, or choose their number."""
+    """Within the block, evaluations use this number of threads, or choose a number themselves."""
     from lowerbound.runtime.threads import using_threads
 
     if count is None:

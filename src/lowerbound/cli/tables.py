@@ -56,9 +56,9 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         int | None,
         typer.Option(
             min=1,
-            help="Write this many tables with draws instead of one with points. With --draws 20 "
-            "--out done.csv, they are done-01.csv, done-02.csv, ..., done-20.csv: all numbers have "
-            "as many digits as the last.",
+            help="Write this many tables with random draws instead of one with point estimates. "
+            "With --draws 20 --out done.csv, they are done-01.csv, done-02.csv, ..., done-20.csv: "
+            "all numbers have as many digits as the last.",
         ),
     ] = None,
     samples: Annotated[
@@ -68,10 +68,10 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
 ) -> None:
     """Fill in the missing entries of a table.
 
-    Entries that are there do not change: a .csv or .tsv file keeps the text of its cells, and other
-    files the types of their columns. One table gets points: means of numbers, medians of counts
-    and ordered categories, the most probable category. For intervals and tests make several tables
-    of draws, and combine the estimates by lb.pool.
+    Observed entries do not change: a .csv or .tsv file keeps the text of its cells, and other files
+    the types of their columns. A single table gets point estimates: means of numbers, medians of
+    counts and ordered categories, and the most probable category. For intervals and tests, write
+    several tables with random draws, and combine the estimates from them by lb.pool.
     """
     from lowerbound.data.completing import complete_text, keep_types, widen_columns
     from lowerbound.data.schema import make_table_examples
@@ -139,9 +139,8 @@ def score(
 
     The first columns are the number of the row, counted from 0, and the identifiers of the table.
     If another column of the result has the name of an identifier, the identifier gets a final
-    underscore.
-    The column doubtful says which estimates are not to be trusted. The columns given_others:NAME
-    are log p of a value given all other values of its row, in nats.
+    underscore. The column doubtful says which estimates are not to be trusted. The columns
+    given_others:NAME are log p of a value given all other values of its row, in nats.
     """
     from lowerbound.data.frames import make_frame
     from lowerbound.data.schema import make_table_examples
@@ -359,14 +358,16 @@ def write_rows(
 
 
 def _describe_effective(effective: list[float]) -> str:
-    """Describe from how many effective samples the draws of each given row come."""
+    """Describe the effective sample sizes from which the draws of each given row come."""
     from lowerbound.models.table import FEWEST_EFFECTIVE
 
     worst = min(effective)
-    text = f"; effective samples of {_DRAWS_GIVEN:,} draws of z: {worst:,.0f}"
-    if len(effective) > 1:
-        text += f" for row {effective.index(worst)} (counted from 0), the fewest, and "
-        text += f"{statistics.median(effective):,.0f} in the median of rows"
+    text = f"; effective sample size of {_DRAWS_GIVEN:,} draws of z: "
+    if len(effective) == 1:
+        text += f"{worst:,.0f}"
+    else:
+        text += f"smallest {worst:,.0f} (row {effective.index(worst)}, counted from 0), "
+        text += f"median {statistics.median(effective):,.0f}"
     if worst < FEWEST_EFFECTIVE:
-        text += ". The draws of rows with few of them are not to be trusted"
+        text += f". The draws of rows with less than {FEWEST_EFFECTIVE:g} are not to be trusted"
     return text

@@ -22,6 +22,10 @@ class Bernoulli(Parametric):
     Args:
         network: from the input to the logits ``eta``, ``[*leading, *event]``.
 
+    Raises:
+        DataError: as a likelihood, before training or evaluation, for values other than 0 and 1;
+            the message names the row.
+
     Example:
         >>> import torch
         >>> from lowerbound.networks import mlp

@@ -41,6 +41,8 @@ class Categorical(Parametric):
     Raises:
         SettingsError: for fewer than two levels, or codes that are not True or False.
         ShapeError: if the output's first dimension is not a multiple of ``levels``.
+        DataError: before training or evaluation, for values that are not one of the levels; the
+            message names the row.
 
     Example:
         >>> import torch, lowerbound as lb

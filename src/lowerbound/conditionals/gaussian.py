@@ -120,12 +120,13 @@ class FullRankGaussian(Parametric):
 
     Args:
         network: from what is given to the parameters, ``[*leading, J (J + 3) / 2]``.
-        min_scale: the floor of the diagonal of ``L``.
-        max_scale: the largest value of such a scale.
+        min_scale: the smallest value on the diagonal of ``L``.
+        max_scale: the largest value on the diagonal of ``L``.
 
     Raises:
         ShapeError: if the network declares a number of outputs that is not ``J (J + 3) / 2`` for
             any ``J``.
+        SettingsError: for limits of the scale that are too close to each other.
 
     Example:
         >>> from lowerbound.networks import mlp
@@ -179,11 +180,12 @@ class LowRankGaussian(Parametric):
     Args:
         network: from what is given to the parameters, ``[*leading, J (2 + r)]``.
         rank: r, the number of columns.
-        min_scale: the floor of ``sigma``.
-        max_scale: the largest value of such a scale.
+        min_scale: the smallest value of ``sigma``.
+        max_scale: the largest value of ``sigma``.
 
     Raises:
-        SettingsError: for a rank that is not a whole number of at least 1.
+        SettingsError: for a rank that is not a whole number of at least 1, or limits of the scale
+            that are too close to each other.
         ShapeError: if the network declares a number of outputs that is not a multiple of ``2 + r``.
 
     Example:
@@ -221,9 +223,14 @@ class LowRankGaussian(Parametric):
 
 
 def mean_field(size: int) -> Gaussian:
-    """The mean-field posterior of :class:`lowerbound.LogJoint`.
+    r"""The mean-field posterior of :class:`lowerbound.LogJoint`.
 
-    Every dimension has its own Gaussian, N(0, 1) at the start.
+    .. math:: q(u) = \prod_j N(u_j; \mu_j, \sigma_j^2)
+
+    Every dimension has its own Gaussian, which is N(0, 1) at the start.
+
+    Args:
+        size: the number J of dimensions.
 
     Example:
         >>> mean_field(3)().event_shape
@@ -233,9 +240,14 @@ def mean_field(size: int) -> Gaussian:
 
 
 def full_rank(size: int) -> FullRankGaussian:
-    """The full-rank posterior of :class:`lowerbound.LogJoint`.
+    r"""The full-rank posterior of :class:`lowerbound.LogJoint`.
 
-    It is a Gaussian with any covariance, N(0, I) at the start.
+    .. math:: q(u) = N(u; \mu, L L^\top)
+
+    It is a Gaussian with any covariance, which is N(0, I) at the start.
+
+    Args:
+        size: the number J of dimensions.
 
     Example:
         >>> full_rank(3)().covariance_matrix.detach()
@@ -247,9 +259,17 @@ def full_rank(size: int) -> FullRankGaussian:
 
 
 def low_rank(rank: int) -> Callable[[int], LowRankGaussian]:
-    """A posterior of :class:`lowerbound.LogJoint` with ``rank`` directions of correlation.
+    r"""A posterior of :class:`lowerbound.LogJoint` with ``rank`` directions of correlation.
+
+    .. math:: q(u) = N(u; \mu, \operatorname{diag}(\sigma^2) + W W^\top)
 
     It is used as ``LogJoint(f, low_rank(3), ...)``.
+
+    Args:
+        rank: the number of columns of W.
+
+    Returns:
+        A function from the number J of dimensions to the posterior.
 
     Example:
         >>> low_rank(2)(5)().covariance_matrix.shape

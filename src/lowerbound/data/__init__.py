@@ -1,4 +1,4 @@
-"""Readers that make examples from arrays, folders of images and named data sets.
+"""Readers that make examples from arrays, folders of pictures and named data sets.
 
 Names are imported when they are first used: the catalogue of data sets can be read without loading
 torch. The names are listed once, in ``__init__.pyi``.

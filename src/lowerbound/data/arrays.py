@@ -43,9 +43,9 @@ def as_examples(
 ) -> Examples:
     """Make examples from an array in one of the usual layouts.
 
-    ``[N, D]`` are vectors, ``[N, H, W]`` are grey images, ``[N, C, H, W]`` are images, and ``[N, H,
-    W, C]`` with ``C`` = 1 or 3 are images with their channels last; ``[N, C, D, H, W]`` are
-    volumes. With ``layout="signals"``, ``[N, T]`` and ``[N, C, T]`` are signals, and with
+    ``[N, D]`` are vectors, ``[N, H, W]`` are grey pictures, ``[N, C, H, W]`` are pictures, and
+    ``[N, H, W, C]`` with ``C`` = 1 or 3 are pictures with their channels last; ``[N, C, D, H, W]``
+    are volumes. With ``layout="signals"``, ``[N, T]`` and ``[N, C, T]`` are signals, and with
     ``layout="volumes"`` ``[N, D, H, W]`` are volumes of one channel. uint8 values are pixels of 256
     levels, and booleans are binary pixels.
 

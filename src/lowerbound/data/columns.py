@@ -89,14 +89,14 @@ class Column:
             numbers or times, its value.
         centre: the average of the transformed values.
         spread: their standard deviation.
-        step: of rounded values, the largest number of which all their differences are multiples.
+        step: the step of the grid of rounded values; all their differences are multiples of it.
         low: the smallest value seen; draws do not exceed the range by more than its width.
         high: the largest value seen.
         zone: the time zone of times, such as ``"Europe/Berlin"``; empty for times without one.
         label: the name of the column in its frame, if it is a number or a tuple, and not text.
         has_missing: whether values were missing in the table from which it was inferred.
-        season: the cycle of times of which they cover a few periods, such as ``"year"``.
-        cycles: those of which they cover many, ``"week"`` and ``"day"``, in this order.
+        season: the cycle, such as ``"year"``, if the times cover only a few of its periods.
+        cycles: those with many periods in the times, ``"week"`` and ``"day"``, in this order.
         backend: the backend in which pandas keeps the values. Columns that differ only in
             ``backend`` or ``label`` are equal, since the model reads their frames alike.
 

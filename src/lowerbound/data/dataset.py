@@ -50,9 +50,11 @@ class Dataset:
             DataError: if there is none.
         """
         if self._test is None:
+            count = len(self.train)
             raise DataError(
-                f"{self.name}: the {len(self.train)} example(s) have no test part; use .train "
-                "(--split train), or set a larger test_fraction (--test-fraction 0.5)"
+                f"{self.name}: there is no test part beside the {count} training "
+                f"example{'s' * (count != 1)}; use .train (--split train), or set a larger "
+                "test_fraction (--test-fraction 0.5)"
             )
         return self._test
 

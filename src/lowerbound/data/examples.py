@@ -41,7 +41,7 @@ class Examples:
 
     The meaning of the values follows from their type, and for integers from ``kind``:
 
-    - uint8 with ``levels`` (8-bit images: 256) are *pixels*, scaled to [0, 1];
+    - uint8 with ``levels`` (8-bit pictures: 256) are *pixels*, scaled to [0, 1];
     - floating-point values are *real numbers*, used as they are;
     - ``kind="counts"``: whole numbers from 0 on, never scaled;
     - ``kind="codes"``: categories from 0 to ``levels - 1``, never scaled.
@@ -171,7 +171,7 @@ class Examples:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one example: ``(C, H, W)`` for images, ``(D,)`` for vectors."""
+        """The shape of one example: ``(C, H, W)`` for pictures, ``(D,)`` for vectors."""
         return tuple(self.values.shape[1:])
 
     @property

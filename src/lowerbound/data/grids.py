@@ -30,7 +30,7 @@ _NEAR = 0.01
 
 
 def find_step(values: NDArray[np.float64], precision: float) -> float:
-    """The largest step of which all differences of values are multiples; 0.0 if there is none.
+    """The largest step that divides all differences of values; 0.0 if there is none.
 
     Multiplying the values multiplies their step, and adding a number does not change it. A step
     that is tiny beside their standard deviation says nothing, and is not counted.

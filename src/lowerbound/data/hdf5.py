@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lowerbound.data.kinds import choose_storage_type
 from lowerbound.errors import DataError
 
-# Two rows are read together if at most so many entries lie between them.
+# Two rows are read together if at most this many entries lie between them.
 _GAP_ENTRIES = 1 << 12
 
 

@@ -53,7 +53,7 @@ def read_image_folder(
     keep_in: KeepIn = "memory",
     cache: Path | None = None,
 ) -> Parts:
-    """Read the pictures in a folder as uint8 images ``[N, C, H, W]``.
+    """Read the pictures in a folder as uint8 arrays ``[N, C, H, W]``.
 
     A folder has one of three layouts:
 
@@ -67,7 +67,7 @@ def read_image_folder(
 
     Args:
         folder: the folder of the pictures.
-        size: the ``(height, width)`` of the images, or ``None`` if all pictures have one size.
+        size: the ``(height, width)`` of the pictures, or ``None`` if all pictures have one size.
         color: ``"keep"`` gives ``C`` = 1 if all pictures are stored in grey, otherwise 3.
         resize: how a picture is resized to ``size``: ``"crop"`` or ``"stretch"``.
         keep_in: ``"memory"``; or ``"file"`` to decode pictures once into a file in ``cache``, from
@@ -228,7 +228,7 @@ def _decode_all(
 
     Raises:
         DataError: if one has a different size from the first.
-        _Colored: if one is in colour and the first was not.
+        _UnexpectedColor: if one is in colour and the first was not.
     """
     for start in range(0, len(files), _PICTURES_AHEAD):
         some = files[start : start + _PICTURES_AHEAD]
@@ -269,17 +269,17 @@ def _allocate(count: int, *shape: int) -> NDArray[np.uint8]:
 def convert_images(
     examples: Examples, *, size: Size | None, color: Color, resize: Resize
 ) -> Examples:
-    """Convert images in memory to another size or colour.
+    """Convert pictures in memory to another size or colour.
 
     Args:
-        examples: uint8 images ``[N, C, H, W]`` with ``C`` = 1 or 3. Other examples are accepted
+        examples: uint8 pictures ``[N, C, H, W]`` with ``C`` = 1 or 3. Other examples are accepted
             only if they need no conversion.
         size: ``(height, width)``, or ``None`` to keep the size.
         color: ``"keep"`` keeps the channels.
         resize: as for :func:`read_image_folder`.
 
     Raises:
-        DataError: if the examples are not such images.
+        DataError: if the examples are not such pictures.
 
     Example:
         >>> pictures = Examples.of(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
@@ -299,7 +299,7 @@ def convert_images(
             f"{name}={value!r}" for name, value in wishes.items() if value != unchanged[name]
         )
         raise DataError(
-            f"{examples.name}: {wish} is possible only for uint8 images of 1 or 3 channels, but "
+            f"{examples.name}: {wish} is possible only for uint8 pictures of 1 or 3 channels, but "
             f"these are {examples.values.dtype} of shape {shape}"
         )
     if isinstance(examples.values, Rows):

@@ -76,8 +76,9 @@ def infer_schema(
         table: the table.
         types: the types that the user gave to some columns, by name.
         placeholders: values that stand for missing ones.
-        unknown: whether a category that the table does not have will be an error, or one of the
-            category ``other``, to which categories that occur once belong, also declared ones.
+        unknown: what becomes of a category that the table does not have: an error, or a member of
+            the category ``other``, to which all categories that occur once belong, even declared
+            ones.
         name: the name of the data in messages.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def join_names(names: Sequence[Any], most: int = 12) -> str:
-    """Join at most so many names or categories for a message; those with a comma are quoted."""
+    """Join at most this many names or categories for a message; those with a comma are quoted."""
     shown = ", ".join(repr(each) if "," in str(each) else str(each) for each in names[:most])
     if len(names) > most:
         return f"{shown} and {len(names) - most:,} more"

@@ -91,8 +91,8 @@ def load_data(
     unknown: Annotated[
         Unknown,
         Field(
-            description="whether a category that the training table does not have is an error, or "
-            "one of a category other, to which categories that occur once belong"
+            description="what becomes of a category that the training table does not have: it is "
+            "an error, or it belongs to the category other, like categories that occur only once"
         ),
     ] = "error",
     keep_in: Annotated[

@@ -12,14 +12,14 @@ MOST_ORDINAL = 10
 
 LARGEST_COUNT = float(1 << 24)
 
-# Numbers whose upper percentile is so many times the lower one vary by factors.
+# Numbers whose upper percentile is this many times the lower one vary by factors.
 _POSITIVE_RATIO = 10.0
 
 # A single value of a continuous column with at least this share of the rows is an atom.
 _ATOM_SHARE = 0.2
 _FEWEST_AT_ATOM = 5
 
-# Zeros of amounts have at least this share of the rows, and are so many times as frequent as any
+# Zeros of amounts have at least this share of the rows, and are this many times as frequent as any
 # other value, which zeros of rounded or continuous numbers are not.
 _ZERO_SHARE = 0.02
 _ZERO_RATIO = 3.0
@@ -47,7 +47,7 @@ def infer_type(seen: Floats, content: Content, rows: int) -> ColumnType:
 
 
 def count_of_atom(rows: int) -> float:
-    """How often a value must occur in so many rows to be an atom."""
+    """How often a value must occur in this many rows to be an atom."""
     return max(_FEWEST_AT_ATOM, _ATOM_SHARE * rows)
 
 

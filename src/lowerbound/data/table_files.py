@@ -164,7 +164,7 @@ def load_table(
 
 
 def iterate_tables(path: Path, rows: int, schema: Schema | None = None) -> Iterator[Any]:
-    """Read a table in parts of so many rows, as tables of pyarrow; see :func:`iterate_parts`."""
+    """Read a table in parts of ``rows`` rows, as tables of pyarrow; see :func:`iterate_parts`."""
     for table, _ in iterate_parts(path, rows, schema):
         yield table
 
@@ -172,7 +172,7 @@ def iterate_tables(path: Path, rows: int, schema: Schema | None = None) -> Itera
 def iterate_parts(
     path: Path, rows: int, schema: Schema | None = None
 ) -> Iterator[tuple[Any, Any | None]]:
-    """Read a table in parts of so many rows, each with the text of its cells.
+    """Read a table in parts of ``rows`` rows, each with the text of its cells.
 
     A feather file, and a CSV file without a schema, is read into memory as a whole.
 
@@ -221,7 +221,7 @@ def _read_parquet_blocks(pyarrow: Any, path: Path, rows: int) -> Iterator[Any]:
 
 
 def _divide(pyarrow: Any, blocks: Iterable[Any], rows: int) -> Iterator[Any]:
-    """Divide a table in blocks of any number of rows into parts of so many."""
+    """Divide a table in blocks of any number of rows into parts of equal numbers of rows."""
     rest = None
     for block in blocks:
         table = block if rest is None else pyarrow.concat_tables([rest, block])

@@ -67,14 +67,14 @@ def suggest_names(absent: Sequence[str], unused: Sequence[str]) -> str:
 
     Example:
         >>> suggest_names(["income", "age"], ["Income", "x"])
-        ". Not used is 'Income', which is similar; rename it to 'income'"
+        ". 'Income', which is similar, is not used; rename it to 'income'"
         >>> suggest_names(["age"], ["x"])
         ''
     """
     own = {each.casefold().strip(): each for each in unused}
     pairs = {name: get_close_matches(name.casefold(), own, n=1, cutoff=0.8) for name in absent}
     return "".join(
-        f". Not used is {own[found[0]]!r}, which is similar; rename it to {name!r}"
+        f". {own[found[0]]!r}, which is similar, is not used; rename it to {name!r}"
         for name, found in pairs.items()
         if found
     )

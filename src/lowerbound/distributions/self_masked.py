@@ -72,7 +72,7 @@ class SelfMaskedDistribution(MaskedDistribution):
     and the natural point are those of p(x).
 
     Args:
-        base: the :class:`RowDistribution` of complete rows.
+        base: the :class:`~lowerbound.distributions.RowDistribution` of complete rows.
         observed: which entries are observed, boolean, ``[*batch, D]`` or a shape that broadcasts.
         missing: which entries are known to be missing, in the same shape. Nothing is known of an
             entry that is neither observed nor missing.

@@ -36,7 +36,7 @@ _MOST_VALUES = 60_000_000
 # values that all of these densities compute, because some flows need a pass for each unit.
 _MOST_COSTLY_PAIRS, _MOST_COSTLY_VALUES = 250_000, 10_000_000_000
 
-# Draws are made for so many examples at least, whatever they cost, unless a density is very costly.
+# Draws are made for at least this many examples, at any cost, unless a density is very costly.
 _FEWEST_DRAWN_EXAMPLES = 200
 
 # The largest number of values computed at once: 2^17 doubles are 1 MiB, which fits into a cache.

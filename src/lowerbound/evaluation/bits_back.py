@@ -40,7 +40,7 @@ _STEPS_PER_DEVIATION = 8
 _MOST_CELLS = 1 << 17
 _LARGEST_POWER = 1000  # of two, as a step
 
-# The cells of a unit reach so many standard deviations beyond its extreme values.
+# The cells of a unit reach this many standard deviations beyond its extreme values.
 _MARGIN = 8.0
 
 # Parameters are rounded to multiples of this fraction of a cell, and probabilities to multiples of
@@ -48,7 +48,7 @@ _MARGIN = 8.0
 _PER_CELL = 1024
 _PER_PROBABILITY = 1 << 20
 
-# A group has at most so many examples, and the table of its probabilities so many entries.
+# The largest number of examples of a group, and of entries of the table of its probabilities.
 _LARGEST_GROUP = 64
 _MOST_PROBABILITIES = 1 << 23
 
@@ -172,7 +172,7 @@ class Coder:
         """Pop all examples, the last one first.
 
         Raises:
-            ValueError: if the words or the groups cannot be those of so many examples.
+            ValueError: if the words or the groups cannot be those of this many examples.
             StorageError: if other bits are left on the stack than were there at first.
         """
         stack = self.coders.stream.stack.AnsCoder(words)

@@ -51,7 +51,7 @@ def expand_groups(numbers: Sequence[int], largest: int, count: int) -> list[tupl
         count: the number of examples.
 
     Raises:
-        ValueError: if the numbers of groups are not those of so many examples.
+        ValueError: if the numbers of groups are not those of this many examples.
     """
     wrong = ValueError(f"{numbers} are not numbers of groups of {count} examples")
     if not numbers or numbers[0] < 1 or min(numbers) < 0 or sum(numbers) > count:

@@ -21,7 +21,7 @@ from lowerbound.runtime.devices import get_device
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.settings import check_seed, check_whole_number
 
-# At most this many rows are scored, and fewer of tables with more than so many columns.
+# At most this many rows are scored, and fewer of tables with more than this many columns.
 _MOST_ROWS, _MANY_COLUMNS = 1000, 50
 _FIELDS = ("column", "type", "observed", "alone", "given_others", "gain")
 
@@ -74,7 +74,7 @@ def score_columns(
         seed: of the draws.
 
     Returns:
-        The columns of which values are observed, the best explained one first.
+        The columns that have observed values, the best explained one first.
 
     Raises:
         UnsupportedError: if the model is not one of a table, or a part is not normalised.

@@ -190,8 +190,8 @@ def _check_settings(bins: int, seed: int) -> tuple[int, int]:
 def _check_numbers(examples: int, factors: int) -> None:
     if examples < _FEWEST_EXAMPLES or factors < 2:
         raise DataError(
-            f"disentanglement: {examples} examples with {factors} factor(s) are too few; give at "
-            f"least {_FEWEST_EXAMPLES} examples and two factors"
+            f"disentanglement: there are too few examples ({examples}) or factors ({factors}); "
+            f"give at least {_FEWEST_EXAMPLES} examples and two factors"
         )
 
 

@@ -36,7 +36,7 @@ class Estimate:
     Args:
         per_example: the value of each example, ``[N]``, in nats, float64.
         terms: estimates of the terms that add up to the value, by name.
-            bits_per_dimension: the mean in bits per dimension, for a probability mass and for
+        bits_per_dimension: the mean in bits per dimension, for a probability mass and for
             dequantised data only.
         label: what the value is: a ``"bound"`` on log p(x), or a ``"score"`` if the objective is
             not a bound, or a part of the model is not normalised.

@@ -45,8 +45,8 @@ _DRAWS = 1000
 # The means of units are those of at most this many examples if each is an average over draws.
 _MOST_AVERAGED_EXAMPLES = 500
 
-# A posterior that depends on other latents is averaged over draws of them: over about so many draws
-# for all examples together, within these limits for each.
+# A posterior that depends on other latents is averaged over draws of them: over about this many
+# draws for all examples together, within these limits for each.
 _DRAWS_OF_OTHERS = 50_000
 _FEWEST_DRAWS_OF_OTHERS, _MOST_DRAWS_OF_OTHERS = 8, 256
 

@@ -25,7 +25,7 @@ class _Window:
 
     Args:
         places: where they are among all latents of a layer.
-        half: their posteriors reach so many cells to either side of their centres.
+        half: their posteriors reach this many cells to either side of their centres.
         centres: the cells of their means.
         moments: their means relative to their centres, and their standard deviations, in cells.
     """

@@ -57,7 +57,8 @@ class DrawErrors:
     scale_limit: float
 
     def __str__(self) -> str:
-        return f"means off by {self.mean:.2g} sd, sds by a factor of {self.scale:.2f}"
+        means = f"means off by {self.mean:.2g} standard deviations"
+        return f"{means}, standard deviations by a factor of {self.scale:.2f}"
 
 
 UNKNOWN_ERRORS = DrawErrors(math.inf, math.inf, math.inf, math.inf)

@@ -88,6 +88,16 @@ def score(model: TableModel, data: Any, samples: int = 500, *, seed: int = 0) ->
         DataError: if the table does not have the columns of the model.
 
     Source: Burda et al. 2016; Gelfand, Dey & Chang 1992, for densities given all other data.
+
+    Example:
+        >>> import numpy as np
+        >>> import lowerbound as lb
+        >>> from lowerbound.sklearn import VAE
+        >>> table = np.random.default_rng(0).normal(size=(60, 3))
+        >>> model = VAE(steps=20, random_state=0).fit(table).model_
+        >>> scores = lb.score(model, table, samples=50)
+        >>> scores.per_example.shape, list(scores.columns)
+        (torch.Size([60]), ['x0', 'x1', 'x2'])
     """
     check_model("score", model, TableModel, "for other models use lb.log_likelihood")
     check_normalized("score", model)

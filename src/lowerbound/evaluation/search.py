@@ -31,7 +31,7 @@ _DRAWS = 10
 _BETAS = (0.9, 0.9)
 _EPSILON = 0.1
 
-# The search ends after a round with a mean gain below this many nats, or after so many rounds.
+# The search ends after a round with a mean gain below this many nats, or after this many rounds.
 _CONVERGED_NATS, _MOST_ROUNDS = 0.05, 10
 
 # A gain of more standard errors than this is not due to the draws: once in 740 examples it is.

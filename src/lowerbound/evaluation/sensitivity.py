@@ -110,6 +110,17 @@ def sensitivity(
     Source: Scharfstein, Rotnitzky & Robins 1999, "Adjusting for nonignorable drop-out using
     semiparametric nonresponse models"; Franks, D'Amour & Feller 2020, "Flexible sensitivity
     analysis for observational studies without observable implications".
+
+    Example:
+        >>> import numpy as np
+        >>> import lowerbound as lb
+        >>> from lowerbound.sklearn import VAE
+        >>> table = np.random.default_rng(0).normal(size=(60, 3))
+        >>> table[::5, 1] = np.nan
+        >>> model = VAE(steps=20, random_state=0).fit(table).model_
+        >>> smaller, larger = lb.sensitivity(model, table, slopes=(-1.0, 1.0), draws=20)
+        >>> smaller.mean_of_imputed < larger.mean_of_imputed
+        True
     """
     check_model("sensitivity", model, TableModel, "train one by the recipe table")
     check_seed("sensitivity", seed)

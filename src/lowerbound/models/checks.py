@@ -169,7 +169,7 @@ def check_likelihood(p: Distribution, x: Tensor, samples: int) -> None:
 
 
 def refuse_learning_from_scores(likelihood: nn.Module, model: str) -> None:
-    """Refuse a likelihood that learns from what it scores, if not all of that counts alike.
+    """Refuse a likelihood that learns from what it scores, in a model that scores all latents.
 
     Args:
         likelihood: of a model that scores all values of its latents.

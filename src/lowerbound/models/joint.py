@@ -76,8 +76,8 @@ class LogJoint(VariablePosterior):
         posterior: q(u): a module without inputs that returns a distribution over ``[J]``, or a
             function from J to such a module, such as :func:`mean_field`, :func:`full_rank`,
             ``lambda size: zuko.flows.NSF(size)``, or :class:`ByVariable`.
-        variables: the shape of each variable by its name, or a :class:`Variable` for one that not
-            every real number is allowed for.
+        variables: the shape of each variable by its name, or a :class:`Variable` for one whose
+            values are restricted, such as a positive one.
         size: the number of examples, if the log joint gets them in batches.
         vectorized: whether the log joint takes K draws at once. If not, it takes one draw,
             ``[*shape]``, returns a scalar, and is vectorised by ``torch.vmap``.

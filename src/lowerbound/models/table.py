@@ -66,7 +66,7 @@ class TableModel(LatentModel):
             :class:`lowerbound.ColumnInputs`.
         likelihood: ``lb.Masked(lb.Columns(network, schema))``, if values are missing at random; or
             ``lb.SelfMasked(lb.Columns(network, schema))``, which also models why they are missing.
-        hide: the share of the rows of a training batch of which some entries are hidden.
+        hide: the share of the rows of a training batch in which some entries are hidden.
 
     Raises:
         UnsupportedError: if the likelihood is not made of :class:`lowerbound.Columns`.
@@ -79,6 +79,15 @@ class TableModel(LatentModel):
     Source: Ma et al. 2019, "EDDI: efficient dynamic discovery of high-value information with
     partial VAE"; Ivanov, Figurnov & Vetrov 2019, "Variational autoencoder with arbitrary
     conditioning".
+
+    Example:
+        >>> import pandas as pd
+        >>> import lowerbound as lb
+        >>> ages, jobs = [34, 51, 28, 45] * 10, ["cook", None, "cook", "clerk"] * 10
+        >>> frame = pd.DataFrame({"age": ages, "job": jobs})
+        >>> model, objective = lb.recipes.table(lb.load_data(frame), latent=2, hidden=8, seed=0)
+        >>> list(model.sample(3).columns), model.encode(frame).shape
+        (['age', 'job'], (40, 2))
     """
 
     LARGE: ClassVar[int] = 15_000
@@ -257,7 +266,7 @@ class TableModel(LatentModel):
         return made, torch.cat(effective)
 
     def reconstruct(self, data: Any, **given: Any) -> Any:
-        """The natural points of p(x|z), see :meth:`GenerativeModel.reconstruct`.
+        """The natural points of p(x|z), see :meth:`~lowerbound.models.GenerativeModel.reconstruct`.
 
         For a frame the answer is a frame with the same index and the types of its columns, and for
         examples a tensor.

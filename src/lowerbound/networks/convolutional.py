@@ -30,7 +30,7 @@ class Conv(nn.Module):
 
     It is made by :func:`conv`. A layer of stride ``s`` has a kernel of ``s + 2`` and a padding of
     1. It shrinks a side of ``n`` pixels to ``n // s``. Transposed convolutions restore exactly
-    ``n`` with an output padding of ``n % s``, and resizing does so in any case. So an image of any
+    ``n`` with an output padding of ``n % s``, and resizing does so in any case. So a picture of any
     size comes out in its own size.
     """
 
@@ -76,7 +76,7 @@ class Conv(nn.Module):
         smaller = min(len(self.inputs), len(self.outputs)) - 1
         if self._dims not in _CONV or smaller not in (0, self._dims):
             raise SettingsError(
-                "conv goes from an image (C, H, W), a signal (C, T) or a volume (C, D, H, W) to a "
+                "conv goes from a picture (C, H, W), a signal (C, T) or a volume (C, D, H, W) to a "
                 "vector or to a smaller one of the same kind, or back, "
                 f"not from {self.inputs} to {self.outputs}"
             )
@@ -202,7 +202,7 @@ def conv(
     norm: Literal["group"] | None = None,
     upsampling: Upsampling = "transposed",
 ) -> Conv:
-    r"""A convolutional network, which encodes signals, images or volumes, or decodes to them.
+    r"""A convolutional network, which encodes signals, pictures or volumes, or decodes to them.
 
     ``conv((C, H, W), channels, ..., outputs)`` encodes; ``conv(inputs, channels, ..., (C, H, W))``
     decodes. Signals are ``(C, T)`` and volumes ``(C, D, H, W)``. The small end is a vector, or a

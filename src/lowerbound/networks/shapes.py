@@ -52,7 +52,7 @@ def find_leading_shape(x: Tensor, event: Shape, network: nn.Module) -> Size:
 class FlattenLeading(nn.Module):
     """Lets a network for ``[N, *input_shape]`` take ``[*leading, *input_shape]``.
 
-    So a network for images ``[N, C, H, W]`` works on ``[K, B, C, H, W]``.
+    So a network for pictures ``[N, C, H, W]`` works on ``[K, B, C, H, W]``.
 
     Args:
         network: any module from ``[N, *input_shape]`` to ``[N, *output_shape]``.

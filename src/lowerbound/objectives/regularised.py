@@ -1,4 +1,4 @@
-"""Regularised auto-encoders: a small latent code and a smooth decoder instead of a rate."""
+"""Regularised auto-encoders: small latents and a smooth decoder instead of a rate."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ class RAE(PenalisedReconstruction):
               - \lambda\, \Big\| \frac{\partial\, \mathbb E[x \mid z]}{\partial z} \Big\|_F^2,
               \qquad z = f(x)
 
-    where the posterior is usually a :class:`lowerbound.Point`. The first penalty keeps the codes
+    where the posterior is usually a :class:`lowerbound.Point`. The first penalty keeps the latents
     near 0, and the second makes the decoder smooth. Weight decay can replace the second:
     ``lb.fit(..., optimizer="adamw", weight_decay=...)``.
 
     The value of the first two terms is reported as a score. The last one regularises the decoder,
     as a weight decay does, and is not part of the score. It is estimated without bias from the
-    gradient of one random projection of the mean of p(x|z), which needs a second backward
-    pass in each training step. The codes do not follow the prior of the model. For samples, fit a
-    prior to the codes after training, as the paper does.
+    gradient of one random projection of the mean of p(x|z), which needs a second backward pass in
+    each training step. The latents do not follow the prior of the model. For samples, fit a prior
+    to them after training (:func:`lowerbound.fit_prior`), as the paper does.
 
     Args:
         weight: :math:`\beta`, in nats, or a schedule. With 1, the penalty is that of a standard

@@ -24,13 +24,13 @@ Activation = Annotated[
 ]
 Network = Annotated[
     Literal["mlp", "conv"],
-    Field(description="fully connected networks, or convolutional networks for images"),
+    Field(description="fully connected networks, or convolutional networks for pictures"),
 ]
 Channels = Annotated[
     int,
     Field(
         ge=1,
-        description="channels of the layer nearest the image; each further layer doubles them",
+        description="channels of the layer nearest the picture; each further layer doubles them",
     ),
 ]
 Samples = Annotated[

@@ -55,8 +55,8 @@ def counts(
         bool,
         Field(
             description="whether the mean of a count is a rate from the decoder times the exposure "
-            "of the example. It is the field exposure, or without this field the sum of the "
-            "example's counts"
+            "of the example. The exposure is the field exposure, or without this field the sum of "
+            "the example's counts"
         ),
     ] = True,
     shares: Annotated[
@@ -90,8 +90,8 @@ def counts(
     The paper is "Deep generative modeling for single-cell transcriptomics" (Lopez et al. 2018),
     whose model is this one with ``zeros="inflated"`` and ``shares=True``. There, the exposure is
     the library size of a cell. The encoder receives log(1 + x). With ``covariates``, the latents
-    need not describe them, and ``model.reconstruct(cells, donor="a")`` shows each example as if it
-    had another one.
+    need not describe them, and ``model.reconstruct(cells, donor="a")`` shows each example as it
+    would be with the donor ``a``.
     """
     shape, widths = form.shape, [hidden] * layers
     fields = select_fields(form, covariates, "counts")

@@ -34,7 +34,10 @@ def iwae(
     samples: Samples = 50,
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
-        Field(description="estimator of the encoder's gradient; more samples do not worsen dreg"),
+        Field(
+            description="estimator of the encoder's gradient; only that of dreg does not get "
+            "noisier with more samples"
+        ),
     ] = "pathwise",
     groups: Annotated[
         int,

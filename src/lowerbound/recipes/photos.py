@@ -109,8 +109,8 @@ def photos(
     networks have residual convolutions (He et al. 2016). The decoder resizes and then convolves,
     which leaves no pattern of a checkerboard (Odena et al. 2016). The likelihood is that of Kingma
     et al. 2016: it scores 8-bit pixels as they are, so that its bits per dimension are those of the
-    pixels. Pictures of samples show the mean for details at their natural point, since each sample
-    of details is independent noise.
+    pixels. For pictures of samples, z2 is drawn, the details z1 are the means of their prior given
+    z2, because drawn details would only add noise, and the pixels are the means of p(x|z).
     """
     _check_pictures(form)
     settings: Any = {"activation": "silu", "residual": blocks, "norm": "group"}

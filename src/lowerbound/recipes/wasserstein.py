@@ -1,4 +1,4 @@
-"""Auto-encoders that match the aggregate posterior to the prior, or only keep the codes small."""
+"""Auto-encoders that match the aggregate posterior to the prior, or only keep latents small."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -112,7 +112,7 @@ def adversarial(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, AAE]":
-    """Adversarial auto-encoder: a critic tells codes from the prior, and the encoder deceives it.
+    """Adversarial auto-encoder: a critic tells latents from prior draws; the encoder deceives it.
 
     The paper is "Adversarial autoencoders" (Makhzani et al. 2015). The reported value is a score.
     """
@@ -132,14 +132,14 @@ def rae(
     *,
     latent: Latent = 10,
     weight: Annotated[
-        float, Field(ge=0, description="weight of half of the squared norm of the code")
+        float, Field(ge=0, description="weight of half of the squared norm of z")
     ] = 1.0,
     gradient_penalty: Annotated[
         float,
         Field(
             ge=0,
             description="weight of the squared norm of the derivative of the decoder's mean with "
-            "respect to the code",
+            "respect to z",
         ),
     ] = 0.0,
     network: AnyNetwork = "auto",
@@ -150,7 +150,7 @@ def rae(
     likelihood: Likelihood = "bernoulli",
     seed: int | None = None,
 ) -> "tuple[LatentModel, RAE]":
-    """Regularised auto-encoder: the codes are deterministic with a small norm, and weights decay.
+    """Regularised auto-encoder: deterministic latents with a small norm, and weights that decay.
 
     The paper is "From variational to deterministic autoencoders" (Ghosh, Sajjadi, Vergari, Black &
     Schölkopf 2020). The reported value is a score.

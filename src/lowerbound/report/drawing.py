@@ -36,7 +36,7 @@ class Drawing:
 
 
 def is_signal(shape: Shape) -> bool:
-    """Whether events of this shape are signals ``(C, T)``, or images of one row or column.
+    """Whether events of this shape are signals ``(C, T)``, or pictures of one row or column.
 
     Example:
         >>> is_signal((2, 500)), is_signal((1, 1, 16889)), is_signal((1, 28, 20))

@@ -69,7 +69,7 @@ class Stage(Enum):
 
 
 class NotCompilable(Exception):
-    """:attr:`Autotuner.build` raises this for work that must not be compiled, with the reason."""
+    """Raised by ``build`` of an :class:`Autotuner` for work that must not be compiled."""
 
 
 class Autotuner(Generic[Function]):

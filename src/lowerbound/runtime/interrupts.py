@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: each becomes a KeyboardInterrupt, at a moment that suits.
+"""Signals that ask a process to end: each becomes a KeyboardInterrupt, at a moment that is safe.
 
 Python calls a signal's handler between any two operations of the main thread. A training must not
 be interrupted everywhere: a step that has changed the weights has to be counted, and a checkpoint
@@ -49,7 +49,7 @@ class StopSignals:
 
     Args:
         ends_process: whether the process ends after a few seconds even if the interrupt has not
-            reached its end, for instance because foreign code swallowed it.
+            reached its end, for instance because other code has swallowed it.
         main: the instance of the main thread, from which that of another thread learns whether a
             signal has come.
     """

@@ -28,8 +28,8 @@ from lowerbound.runtime.product_kinds import Product, noticing_products
 
 Result = TypeVar("Result")
 
-# A trial ends when the two shortest times of each library differ by at most this share, after at
-# least so many turns and at most so many, or with the turn in which so many seconds have passed.
+# A trial ends when the two shortest times of each library differ by at most this share, after a
+# number of turns within these limits, or with the turn in which this many seconds have passed.
 # oneDNN is used if its shortest time is at most this share of that of torch's own library.
 _AGREEMENT, _FEWEST_TURNS, _MOST_TURNS, _MOST_SECONDS = 0.03, 4, 20, 1.0
 _WORTH_A_CHANGE = 0.95

@@ -25,11 +25,11 @@ from lowerbound.runtime.idle import IdleCores
 # start threads, so its time counts only if it takes so long that this does not matter.
 _ROUNDS, _ROUNDS_AFTER_A_TRY, _TURN_SECONDS, _LONG_PIECE_SECONDS = 5, 3, 0.05, 0.5
 
-# A number that takes so many times as long as the fastest leaves the trial, and so do the numbers
+# A number that takes this many times as long as the fastest leaves the trial, and so do the numbers
 # still further from the fastest: on 16 cores, one thread may need ten times as long as all.
 _TOO_SLOW = 1.5
 
-# The first trial begins after so many pieces, while memory is allocated and caches fill.
+# The first trial begins after this many pieces, while memory is allocated and caches fill.
 _WARMUP_PIECES = 3
 
 # Another number of threads is kept only if it takes at most this share of the present one's time.
@@ -51,11 +51,11 @@ _LEAST_SECONDS_BETWEEN_TRIES, _MOST_SECONDS_BETWEEN_TRIES = 3.0, 30.0
 # A try ends earlier if it is too slow after this many seconds.
 _SHORT_TRY_SECONDS = 0.01
 
-# The present time of a piece is an average over about this many seconds. If it is so many times as
-# long or as short as it was at the last trial or try, another number is tried early.
+# The present time of a piece is an average over about this many seconds. If it is this many times
+# as long or as short as it was at the last trial or try, another number is tried early.
 _RECENT_SECONDS, _MUCH_CHANGE = 1.0, 1.5
 
-# If so many more cores are idle than at the last trial or try, a larger number is tried early.
+# If this many more cores are idle than at the last trial or try, a larger number is tried early.
 _FREED_CORES = 0.5
 
 # A change that follows another one sooner than this doubles the seconds to the next try; so does a

@@ -46,8 +46,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TableEstimator):  #
         columns: types of some columns by name, such as ``{"age": "count"}``.
         missing_values: a value, or several, that stand for missing ones, in addition to NaN and
             empty ones.
-        unknown: whether a category that the training data do not have is an ``"error"``, or one of
-            the category ``"other"``.
+        unknown: what becomes of a category that the training data do not have: ``"error"``, or
+            ``"other"`` for the category of all others.
         score_samples_draws: number of draws of z for each row by which log p(x) is estimated.
         warm_start: whether ``fit`` continues from the last result, with the same columns.
         random_state: seed of the initial weights and of the training.
@@ -188,8 +188,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
         columns: types of some columns by name.
         missing_values: a value, or several, that stand for missing ones, in addition to NaN and
             empty ones.
-        unknown: whether a category that the training data do not have is an ``"error"``, or one of
-            the category ``"other"``.
+        unknown: what becomes of a category that the training data do not have: ``"error"``, or
+            ``"other"`` for the category of all others.
         point: ``"auto"``, ``"mean"``, ``"median"`` or ``"mode"``, see :func:`lowerbound.impute`.
         draws: number of draws of z for each row by which entries are imputed.
         warm_start: whether ``fit`` continues from the last result, with the same columns.

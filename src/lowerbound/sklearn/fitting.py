@@ -36,16 +36,16 @@ from lowerbound.recipes import find_recipe
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.sklearn.impossible import Impossible, replace_impossible
 
-# Training takes at least and at most so many steps, if the number is not given.
+# The limits of the number of steps, if it is not given.
 _STEPS = 300, 4000
 _EPOCHS = 100
 
-# Weights that are not whole numbers are represented by about so many repetitions of a row, and by
-# at most so many rows.
+# Weights that are not whole numbers are represented by about this many repetitions of a row, and by
+# at most this many rows.
 _FINENESS = 20
 _MOST_ROWS = 1_000_000
 
-# Missing entries are drawn so often for the score of a row, of so many rows at once.
+# The number of draws of a row's missing entries for its score, and of rows drawn at once.
 _COMPLETIONS, _ROWS = 10, 10_000
 
 Array = NDArray[Any]

@@ -32,8 +32,8 @@ class VAEOutlierDetector(OutlierMixin, TableEstimator):  # type: ignore[misc]
         columns: types of some columns by name.
         missing_values: a value, or several, that stand for missing ones, in addition to NaN and
             empty ones.
-        unknown: whether a category that the training data do not have is an ``"error"``, or one of
-            the category ``"other"``.
+        unknown: what becomes of a category that the training data do not have: ``"error"``, or
+            ``"other"`` for the category of all others.
         score_samples_draws: number of draws of z for each row by which log p(x) is estimated.
         warm_start: whether ``fit`` continues from the last result, with the same columns.
         random_state: seed of the initial weights and of the training.
@@ -116,7 +116,7 @@ class VAEOutlierDetector(OutlierMixin, TableEstimator):  # type: ignore[misc]
     def score_samples(self, X: Any) -> Floats:
         """log p(x) of each row, in nats, ``[rows]``; the same numbers at every call.
 
-        Impossible numbers count as in :meth:`VAE.score_samples`.
+        Impossible numbers count as in :meth:`lowerbound.sklearn.VAE.score_samples`.
         """
         examples, added = self._get_scored_examples(X)
         return self._score_completed(examples, self.score_samples_draws) + added

@@ -32,7 +32,7 @@ from lowerbound.training.units import describe_units
 # The start uses at most this many examples.
 _MOST_EXAMPLES = 1000
 
-# Whether the start raises the bound is judged by so many of them.
+# Whether the start raises the bound is judged by this many of them.
 _JUDGES = 100
 
 # The mean and the standard deviation of the data are those of at most this many examples.

@@ -35,14 +35,14 @@ from lowerbound.training.state import collect_state
 
 _REFRESH_SECONDS = 0.25
 
-# Of many epochs about so many have a line, and one at least is printed every so many seconds.
+# If there are many epochs, about this many get a line, and at least one every few seconds.
 _LINES = 100
 _LINE_SECONDS = 10.0
 
 # The width of the progress bar in columns, on narrow and on wide terminals.
 _BAR_WIDTHS = (6, 24)
 
-# The manifold of two latents is drawn at so many points along each latent, or as many as fit.
+# The manifold of two latents is drawn at this many points along each latent, or as many as fit.
 _MOST_MANIFOLD_SIDE = 20
 
 

@@ -121,7 +121,7 @@ class Progress:
         self.step, self.position = step, batches * batch_size
 
     def continue_to(self, total_steps: int) -> None:
-        """Continue a training, unless it has ended already after so many steps.
+        """Continue a training, unless it has ended already after this many steps.
 
         The record of an epoch in whose middle the number of steps had ended is removed.
         """

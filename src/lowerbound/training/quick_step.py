@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-# A recorded step of Adam divides all parameters into about this many pieces, of at least so many
+# A recorded step of Adam divides all parameters into about this many pieces, of at least this many
 # values. One launch of its kernel takes a third of them.
 _PIECES, _LEAST_PIECE = 100, 1024
 

@@ -22,7 +22,7 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     """Number of epochs; 10 if the number of steps is not given.
 
     With ``tolerance`` the default is as many epochs as make 100,000 steps. If epochs and steps are
-    both given, the training ends with those that are reached first.
+    both given, the training ends when the first of the two is reached.
     """
 
     steps: Annotated[int | None, Field(ge=1)] = None
@@ -106,7 +106,7 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     """
 
     device: str = "auto"
-    """Device to train on: cpu, cuda, cuda:1 and so on; auto is a GPU if there is one.
+    """Device to train on: cpu, cuda, cuda:1 and so on; auto chooses a GPU if there is one.
 
     A model that stores its own data stays on its device with ``"auto"``.
     """
@@ -123,8 +123,8 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     """
 
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
-    """Precision of the networks' matrix products; auto is the faster, if the machine has units for
-    bfloat16.
+    """Precision of the networks' matrix products; auto chooses the faster one, if the machine has
+    units for bfloat16.
 
     ``"bfloat16"`` is several times faster on matrix units (AMX, AVX-512 BF16, tensor cores), and
     rounds the factors to three digits. The weights, the optimiser, the terms of the bound and every
@@ -132,7 +132,7 @@ class TrainingSettings(Settings, use_attribute_docstrings=True):
     """
 
     threads: Annotated[int | None, Field(ge=1)] = None
-    """Number of processor threads; by default the one with which timed steps are fastest.
+    """Number of processor threads; by default the number with which timed steps are fastest.
 
     All of torch's threads, half of them, and so on to one are timed if more than five seconds of
     steps remain. Other numbers are tried again every few seconds, because other programs on the

@@ -115,8 +115,8 @@ class Starts:
         if self.are_bounds:
             evidence = f"log p(x) is at least {self.log_evidence:.3f} nats"
         yield (
-            f"{len(self.starts)} starts end at {len(separate)} separate place(s); the model has "
-            f"the weights of the first. {evidence}"
+            f"{len(self.starts)} starts end at {len(separate)} separate "
+            f"place{'s' * (len(separate) != 1)}; the model has the weights of the first. {evidence}"
         )
         for start, share in zip(separate, self.shares, strict=True):
             count = sum(start.is_near(other) for other in self.starts)
@@ -125,7 +125,8 @@ class Starts:
                 value = f"bound {value}, about {100 * share:.0f}% of the posterior"
             else:
                 value = f"score {value}"
-            yield f"{value}, {count} start(s), first from {_describe_origin(start)}"
+            starts = f"{count} start{'s' * (count != 1)}"
+            yield f"{value}, {starts}, first from {_describe_origin(start)}"
 
 
 def _describe_origin(start: Start) -> str:
@@ -175,8 +176,8 @@ def fit_from_optima(
 
     Raises:
         UnsupportedError: for another model.
-        SettingsError: if a directory is given, which several trainings cannot share; or if optima
-            are given that are none, or those of other variables.
+        SettingsError: if a directory is given, which several trainings cannot share; or if
+            ``optima`` contains other things than optima, or optima of other variables.
         LogJointError, NonFiniteError: if no optimum can be found.
         SettingsError, NonFiniteError: as :func:`lowerbound.fit`. A start at which the training
             becomes non-finite is left out if another one succeeds.
