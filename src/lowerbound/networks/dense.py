@@ -12,6 +12,7 @@ from lowerbound.errors import SettingsError
 from lowerbound.networks.activations import Activation, count_inputs, make_activation
 from lowerbound.networks.residual import Residual, check_blocks, check_norm
 from lowerbound.networks.shapes import Shape, as_shape, find_leading_shape
+from lowerbound.settings import check_flag, check_share
 
 
 @describable
@@ -38,9 +39,7 @@ class MLP(nn.Module):
         self.residual = check_blocks("mlp", residual)
         self.norm = norm
         check_norm("mlp", norm, "layer")
-        if not 0 <= dropout < 1:
-            raise SettingsError(f"mlp: dropout={dropout!r} must be a share from 0 to below 1")
-        self.dropout = dropout
+        self.dropout = check_share("mlp: dropout", dropout)
         self.layers = nn.Sequential()
         width = math.prod(self.inputs)
         for position, units in enumerate(self.hidden):
@@ -52,7 +51,7 @@ class MLP(nn.Module):
         if self.residual:
             self.layers.extend(self._make_norm(width))
         self.layers.append(nn.Linear(width, math.prod(self.outputs)))
-        self.skip = skip
+        self.skip = check_flag("mlp: skip", skip)
         self.linear: nn.Linear | None = None
         if skip:
             # Without a bias, so that the bias of the outputs is still that of the last layer.
