@@ -11,7 +11,7 @@ from torch import nn
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialCodeVectors
-from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
 
 
 def make_model(prior, posterior, latent):
@@ -466,3 +466,41 @@ def test_settings_of_another_type_are_named(said):
 def test_a_scale_may_be_a_number_of_numpy():
     likelihood = lb.Gaussian(lb.mlp(4, 3), scale=np.float32(0.5), min_scale=np.float32(0.01))
     assert likelihood(torch.zeros(2, 4)).stddev.tolist() == [[0.5] * 3] * 2
+
+
+def make_latent():
+    return lb.LatentModel(
+        lb.StandardNormal(3), lb.Gaussian(lb.mlp(4, 6)), lb.Gaussian(lb.mlp(3, 8))
+    )
+
+
+def make_two_layers():
+    return lb.LayeredModel(
+        [lb.Gaussian(lb.mlp(3, 12)), lb.StandardNormal(3)],
+        [lb.Gaussian(lb.mlp(4, 12)), lb.Gaussian(lb.mlp(6, 6))],
+        lb.Gaussian(lb.mlp(6, 8)),
+    )
+
+
+@pytest.mark.parametrize("make", [make_latent, make_two_layers])
+def test_latents_to_decode_may_be_arrays_and_lists(make):
+    model, z = make(), np.arange(6.0).reshape(2, 3)
+    expected = model.decode(torch.from_numpy(z))
+    assert torch.equal(model.decode(z), expected)
+    assert torch.equal(model.decode(z.tolist()), expected)
+
+
+@pytest.mark.parametrize("make", [make_latent, make_two_layers])
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [
+        ([[0.0] * 3, [0.0, math.nan, 0.0]], "row 1 of the latents.* has the value nan"),
+        (torch.full((1, 3), math.inf), "row 0 of the latents.* has the value inf"),
+        (torch.zeros(0, 3), r"the latents.* of shape \(0, 3\) are empty"),
+        (None, "latents.* cannot be read as an array of numbers"),
+        ("latents.csv", "latents.* cannot be read as an array of numbers"),
+    ],
+)
+def test_latents_that_cannot_be_decoded_are_refused(make, z, said):
+    with pytest.raises(DataError, match=f"^decode: .*{said}"):
+        make().decode(z)

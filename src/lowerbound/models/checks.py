@@ -16,7 +16,7 @@ from lowerbound.distributions import (
     lies_within,
     unwrap_independent,
 )
-from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.errors import DataError, ShapeError, UnsupportedError
 from lowerbound.runtime import noise
 from lowerbound.runtime.modes import evaluating, seeded
 
@@ -187,14 +187,40 @@ def refuse_learning_from_scores(likelihood: nn.Module, model: str) -> None:
         )
 
 
-def check_latents(z: Tensor, prior: nn.Module) -> Tensor:
-    """Check that latents are ``[N, *units]``, as the prior's are.
+def read_latents(z: Any, name: str = "latents") -> Tensor:
+    """Read the latents of at least one example: a tensor, an array or a list.
+
+    Raises:
+        DataError: if they are not finite numbers, naming the row.
+    """
+    try:
+        latents = torch.as_tensor(z)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"decode: the {name} cannot be read as an array of numbers ({error}); give what encode "
+            "returns"
+        ) from None
+    if not latents.numel():
+        raise DataError(f"decode: the {name} of shape {tuple(latents.shape)} are empty")
+    wrong = ~latents.isfinite()
+    if bool(wrong.any()):
+        row = f"row {int(wrong.nonzero()[0][0])} of " if latents.dim() else ""
+        raise DataError(
+            f"decode: {row}the {name} has the value {latents[wrong][0].item()}; give finite numbers"
+        )
+    return latents
+
+
+def check_latents(z: Any, prior: nn.Module) -> Tensor:
+    """Check that latents are ``[N, *units]``, as the prior's are, and read them.
 
     A prior that needs fields is not asked, because they may not be known.
 
     Raises:
+        DataError: see :func:`read_latents`.
         ShapeError: saying what is expected.
     """
+    z = read_latents(z)
     if getattr(prior, "needs", ()):
         return z
     units = prior().event_shape

@@ -342,7 +342,7 @@ class SemiSupervised(GenerativeModel):
         return super().sample(count, mean=mean, seed=seed, **given | {LABEL: labels})
 
     @torch.no_grad()
-    def decode(self, z: Tensor, **given: Any) -> Tensor:
+    def decode(self, z: Any, **given: Any) -> Tensor:
         """The mean of p(x|y, z), ``[N, *event]``, for latents ``[N, *units]``.
 
         ``given`` holds ``label`` and the fields that the likelihood needs by name: one value for
