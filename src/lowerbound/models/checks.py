@@ -220,17 +220,17 @@ def check_latents(z: Any, prior: nn.Module) -> Tensor:
         DataError: see :func:`read_latents`.
         ShapeError: saying what is expected.
     """
-    z = read_latents(z)
+    latents = read_latents(z)
     if getattr(prior, "needs", ()):
-        return z
+        return latents
     units = prior().event_shape
-    if z.dim() > len(units) and z.shape[z.dim() - len(units) :] == units:
-        return z
+    if latents.dim() > len(units) and latents.shape[latents.dim() - len(units) :] == units:
+        return latents
     advice = ""
-    if z.shape == units:
+    if latents.shape == units:
         advice = "; these are the latents of one example: pass z[None]"
     expected = ", ".join(["N", *map(str, units)])
     raise ShapeError(
-        f"decode: the latents have the shape {tuple(z.shape)}, expected [{expected}] for N "
+        f"decode: the latents have the shape {tuple(latents.shape)}, expected [{expected}] for N "
         f"examples{advice}"
     )
