@@ -396,7 +396,7 @@ REASONS = {
     "DIPVAE II": f"mean of a .* is not known|entries of a .* are not independent|{_DEPENDS}",
     "InfoVAE": f"a prior {_DEPENDS}",
     "InfoVAE without a rate": f"a prior {_DEPENDS}",
-    "FactorVAE": _DEPENDS,
+    "FactorVAE": f"cannot be independent of each other|{_DEPENDS}",
     "AAE": f"a prior {_DEPENDS}",
     "QuantizedELBO": "for a posterior with a learned codebook",
     "SupervisedELBO": "for a model that classifies",

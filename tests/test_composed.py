@@ -14,7 +14,13 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 import lowerbound as lb
 from lowerbound.conditionals.flow import find_flow_classes
 from lowerbound.describe import describe, find_foreign_parts
-from lowerbound.distributions import DiagonalNormal, FactorialBernoulli, Mixture, TriangularNormal
+from lowerbound.distributions import (
+    DiagonalNormal,
+    FactorialBernoulli,
+    LowRankNormal,
+    Mixture,
+    TriangularNormal,
+)
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.runs.saving import find_shared_weights
 from lowerbound.runtime import noise
@@ -203,6 +209,11 @@ KINDS = {
     ),
     "triangular": lambda *batch: TriangularNormal(
         torch.randn(*batch, 3).double(), torch.randn(*batch, 3, 3).double().tril().exp().tril()
+    ),
+    "low rank": lambda *batch: LowRankNormal(
+        torch.randn(*batch, 3).double(),
+        torch.randn(*batch, 3, 2).double(),
+        torch.randn(*batch, 3).double(),
     ),
     "binary": lambda *batch: FactorialBernoulli(torch.randn(*batch, 3).double()),
     "foreign": lambda *batch: torch.distributions.MultivariateNormal(

@@ -297,3 +297,8 @@ def test_load_data_takes_labels():
         load_data(data.train, labels=[0] * 10)
     with pytest.raises(DataError, match="has its own test part"):
         load_data(data, labels=[0] * 20)
+
+
+def test_complex_numbers_are_refused_as_such():
+    with pytest.raises(DataError, match="contains complex numbers of type"):
+        Examples(torch.zeros(3, 2, dtype=torch.complex64))

@@ -366,3 +366,11 @@ def test_nothing_is_encoded_before_all_is_checked(factors, settings, message, mo
     monkeypatch.setattr(lb.LatentModel, "encode", encode)
     with pytest.raises((DataError, SettingsError), match=message):
         lb.disentanglement(model, make_sprites(60), factors, **settings)
+
+
+def test_factors_of_other_types_and_a_single_bin_are_refused():
+    codes, known = np.random.default_rng(0).random((100, 2)), np.arange(100) % 2
+    with pytest.raises(DataError, match="'a' has values of type object; give numbers, or names"):
+        score_codes(codes, {"a": np.array([None, "x"] * 50), "b": known})
+    with pytest.raises(SettingsError, match="bins=1 tells no values apart"):
+        score_codes(codes, {"a": known, "b": known}, bins=1)

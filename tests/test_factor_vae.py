@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributions import MultivariateNormal
 
 import lowerbound as lb
-from lowerbound.errors import SettingsError, ShapeError
+from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
 from lowerbound.objectives.factor import permute_units
 from lowerbound.training.optim import make_optimizer
 
@@ -214,6 +214,25 @@ def test_a_step_is_one_graph(lowered):
 def test_invalid_settings_say_why(make, message):
     with pytest.raises(SettingsError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("posterior", "prior", "units"),
+    [
+        (
+            lambda: lb.OneHot(lb.mlp(4, (2, 3)), "straight-through"),
+            lambda: lb.OneHot(lb.constant((2, 3))),
+            (2, 3),
+        ),
+        (lambda: lb.PowerSpherical(lb.mlp(4, 4)), lambda: lb.SphereUniform(3), (3,)),
+    ],
+)
+def test_latents_whose_entries_are_tied_are_refused(posterior, prior, units):
+    """Permuted codes are not codes, so their total correlation would never vanish."""
+    model = lb.LatentModel(prior(), posterior(), lb.Gaussian(lb.mlp(units, 8)))
+    objective = lb.FactorVAE(lb.mlp(math.prod(units), 8, 1))
+    with pytest.raises(UnsupportedError, match="entries of 'z' cannot be independent of each"):
+        lb.fit(model, objective, torch.rand(20, 4), steps=1, progress=False)
 
 
 def test_a_critic_of_another_shape_is_refused():

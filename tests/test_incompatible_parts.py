@@ -3,6 +3,7 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import zuko
@@ -10,7 +11,7 @@ from torch import nn
 
 import lowerbound as lb
 from lowerbound.distributions import FactorialCodeVectors
-from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
 
 
 def make_model(prior, posterior, latent):
@@ -384,3 +385,122 @@ def test_a_prior_whose_network_needs_an_input_says_what_to_use(network):
     for use in (model.draw, lambda x: lb.fit(model, lb.ELBO(), x, steps=1, progress=False)):
         with pytest.raises(UnsupportedError, match=r"so use lb\.constant\(\.\.\.\) as its network"):
             use(torch.zeros(4, 5))
+
+
+NOT_PARTS = {
+    "a number": (8, "not 8"),
+    "a class": (lb.StandardNormal, r"not the class StandardNormal; call it: StandardNormal\(...\)"),
+    "a distribution": (torch.distributions.Normal(0.0, 1.0), "not the distribution itself, a Norm"),
+    "nothing": (None, "not None"),
+}
+
+
+def make_layered(prior, posterior, likelihood):
+    return lb.LayeredModel([prior], [posterior], likelihood)
+
+
+def make_semi_supervised(prior, posterior, likelihood):
+    return lb.SemiSupervised(prior, lb.mlp(4, 3), posterior, likelihood, categories=3)
+
+
+@pytest.mark.parametrize("make", [lb.LatentModel, make_layered, make_semi_supervised])
+@pytest.mark.parametrize("role", [0, 1, 2])
+@pytest.mark.parametrize("what", NOT_PARTS)
+def test_models_say_that_a_part_is_not_a_module(make, role, what):
+    value, said = NOT_PARTS[what]
+    parts = [lb.StandardNormal(2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8))]
+    parts[role] = value
+    with pytest.raises(SettingsError, match=f"must be a module, such as lb.*{said}"):
+        make(*parts)
+
+
+WRAPPERS = {
+    "Gaussian: network": lb.Gaussian,
+    "FullRankGaussian: network": lb.FullRankGaussian,
+    "Bernoulli: network": lb.Bernoulli,
+    "Categorical: network": lambda network: lb.Categorical(network, 3),
+    "VectorQuantized: network": lambda network: lb.VectorQuantized(network, 3),
+    "Given: part": lambda part: lb.Given(part, "label", 3),
+    "Masked: part": lb.Masked,
+    "LogInput: part": lb.LogInput,
+    "Hurdle: part": lambda part: lb.Hurdle(part, lb.constant(3)),
+    "ZeroInflated: gate": lambda gate: lb.ZeroInflated(lb.Poisson(lb.constant(3)), gate),
+    "VampPrior: posterior": lambda posterior: lb.VampPrior(posterior, torch.rand(3, 4)),
+    "SemiSupervised: classifier": lambda network: lb.SemiSupervised(
+        lb.StandardNormal(2), network, nn.Identity(), nn.Identity(), 3
+    ),
+}
+
+
+@pytest.mark.parametrize("where", WRAPPERS)
+@pytest.mark.parametrize("value", [8, None, nn.Linear, len])
+def test_conditionals_say_that_a_part_is_not_a_module(where, value):
+    with pytest.raises(SettingsError, match=f"^{where} must be a module, such as lb"):
+        WRAPPERS[where](value)
+
+
+@pytest.mark.parametrize("parts", [3, nn.Identity(), [nn.Identity(), "z2"]])
+def test_layers_are_lists_of_modules(parts):
+    with pytest.raises(SettingsError, match=r"LayeredModel: priors.* must be a"):
+        lb.LayeredModel(parts, [nn.Identity()], nn.Identity())
+
+
+WRONG_SETTINGS = {
+    "min_scale='x'": lambda: lb.Gaussian(lb.mlp(4, 6), min_scale="x"),
+    "max_scale=None": lambda: lb.LowRankGaussian(lb.mlp(4, 9), 1, max_scale=None),
+    "decay='x'": lambda: lb.VectorQuantized(lb.mlp(4, 6), 3, decay="x"),
+    "levels=8": lambda: lb.FiniteScalarQuantized(lb.mlp(4, 6), levels=8),
+    "dropout='x'": lambda: lb.mlp(4, 6, dropout="x"),
+    "skip=1": lambda: lb.mlp(4, 6, skip=1),
+    r"activation=\[\]": lambda: lb.mlp(4, 6, 3, activation=[]),
+    "field=3": lambda: lb.Given(lb.Gaussian(lb.mlp(4, 6)), 3),
+}
+
+
+@pytest.mark.parametrize("said", WRONG_SETTINGS)
+def test_settings_of_another_type_are_named(said):
+    with pytest.raises(SettingsError, match=said):
+        WRONG_SETTINGS[said]()
+
+
+def test_a_scale_may_be_a_number_of_numpy():
+    likelihood = lb.Gaussian(lb.mlp(4, 3), scale=np.float32(0.5), min_scale=np.float32(0.01))
+    assert likelihood(torch.zeros(2, 4)).stddev.tolist() == [[0.5] * 3] * 2
+
+
+def make_latent():
+    return lb.LatentModel(
+        lb.StandardNormal(3), lb.Gaussian(lb.mlp(4, 6)), lb.Gaussian(lb.mlp(3, 8))
+    )
+
+
+def make_two_layers():
+    return lb.LayeredModel(
+        [lb.Gaussian(lb.mlp(3, 12)), lb.StandardNormal(3)],
+        [lb.Gaussian(lb.mlp(4, 12)), lb.Gaussian(lb.mlp(6, 6))],
+        lb.Gaussian(lb.mlp(6, 8)),
+    )
+
+
+@pytest.mark.parametrize("make", [make_latent, make_two_layers])
+def test_latents_to_decode_may_be_arrays_and_lists(make):
+    model, z = make(), np.arange(6.0).reshape(2, 3)
+    expected = model.decode(torch.from_numpy(z))
+    assert torch.equal(model.decode(z), expected)
+    assert torch.equal(model.decode(z.tolist()), expected)
+
+
+@pytest.mark.parametrize("make", [make_latent, make_two_layers])
+@pytest.mark.parametrize(
+    ("z", "said"),
+    [
+        ([[0.0] * 3, [0.0, math.nan, 0.0]], "row 1 of the latents.* has the value nan"),
+        (torch.full((1, 3), math.inf), "row 0 of the latents.* has the value inf"),
+        (torch.zeros(0, 3), r"the latents.* of shape \(0, 3\) are empty"),
+        (None, "latents.* cannot be read as an array of numbers"),
+        ("latents.csv", "latents.* cannot be read as an array of numbers"),
+    ],
+)
+def test_latents_that_cannot_be_decoded_are_refused(make, z, said):
+    with pytest.raises(DataError, match=f"^decode: .*{said}"):
+        make().decode(z)

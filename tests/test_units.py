@@ -1,6 +1,8 @@
 """Units and starts, entry by entry: the Jacobian, constant columns, and what is reported."""
 
+import contextlib
 import math
+import re
 import warnings
 
 import pandas as pd
@@ -12,7 +14,7 @@ from lowerbound.conditionals import Standardized
 from lowerbound.conditionals.moments import average_entries, estimate_variances, smooth_frequencies
 from lowerbound.conditionals.standardized import Standardization
 from lowerbound.distributions import entrywise_log_prob
-from lowerbound.errors import TrainingWarning
+from lowerbound.errors import NonFiniteError, TrainingWarning
 from lowerbound.evaluation import score_independent_entries
 from lowerbound.networks import set_output_bias
 
@@ -93,6 +95,38 @@ def test_columns_with_unsuitable_units_are_named_and_no_others(spreads, said, pr
     assert [warning.filename for warning in found] == [__file__] * (said is not None)
     if said is not None:
         assert said in str(found[0].message)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lb.LogNormal,
+        lb.Gamma,
+        lambda network: lb.Hurdle(lb.Gamma(network), lb.constant(2)),
+        lambda network: lb.Masked(lb.Gamma(network)),
+    ],
+)
+def test_positive_values_in_unsuitable_units_are_reported_with_a_remedy_that_works(make):
+    """Amounts of money, for example: without logarithms the first bound is astronomical."""
+    x = (torch.tensor([9.0, 0.0]) + torch.randn(300, 2)).exp()
+
+    def train(wrap):
+        posterior = wrap(lb.Gaussian(lb.mlp(2, 8, 4)))
+        model = lb.LatentModel(lb.StandardNormal(2), posterior, make(lb.mlp(2, 4)))
+        return lb.fit(model, lb.ELBO(), x, epochs=30, learning_rate=3e-3, progress=False)
+
+    said = r"^the standard deviation of column 0 .* is far from 1\. .*lb\.LogInput\(posterior\)"
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        contextlib.suppress(NonFiniteError),  # of gradients
+    ):
+        warnings.simplefilter("always", TrainingWarning)
+        train(lambda posterior: posterior)
+    assert re.search(said, str(caught[0].message))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TrainingWarning)
+        train(lb.LogInput)
+    assert not any("standard deviation" in str(warning.message) for warning in caught)
 
 
 def test_the_units_of_named_columns_and_of_pictures_are_reported():

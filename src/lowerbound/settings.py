@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from functools import cache
+from numbers import Real
 from textwrap import fill
 from typing import Annotated, Any, TypeGuard, TypeVar, get_args, get_origin
 
@@ -224,8 +225,22 @@ def check_flag(name: str, value: Any) -> bool:
 
 def is_positive_number(value: Any) -> TypeGuard[float]:
     """Whether a value is a positive, finite number. True and False do not count as numbers."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and 0 < value < math.inf
+    return _is_number(value) and 0 < value < math.inf
+
+
+def check_share(name: str, value: Any) -> float:
+    """Check that ``value`` is a number from 0 to below 1.
+
+    Raises:
+        SettingsError: naming the value.
+    """
+    if not _is_number(value) or not 0 <= value < 1:
+        raise SettingsError(f"{name}={value!r} must be a share from 0 to below 1")
+    return value
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_seed(name: str, seed: Any) -> int:

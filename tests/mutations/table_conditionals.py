@@ -34,8 +34,8 @@ MUTATIONS = [
     ),
     Mutation(
         GAUSSIAN,
-        "variance = (2 * bound_log_scale(self, log_variance)).exp()",
-        "variance = bound_log_scale(self, log_variance).exp()",
+        "log_scale = bound_log_scale(self, log_variance)",
+        "log_scale = 0.5 * bound_log_scale(self, log_variance)",
         "The diagonal of a low-rank covariance has sigma instead of sigma squared.",
     ),
     Mutation(

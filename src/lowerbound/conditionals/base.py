@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from lowerbound.describe import KINDS
 from lowerbound.errors import DataError, UnsupportedError
-from lowerbound.networks import set_output_bias
+from lowerbound.networks import check_module, set_output_bias
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 """Floating types that are too imprecise for the terms of a bound."""
@@ -62,6 +62,14 @@ class Conditional(nn.Module, ABC):
 
     learns_from_scores: bool = False
     """Whether in training it learns from the values that it scores, as an optimal scale does."""
+
+    modules_by_name: ClassVar[Mapping[str, str]] = {}
+    """The attributes that must be modules, each with an example of one."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.modules_by_name:
+            check_module(f"{type(self).__name__}: {name}", value, self.modules_by_name[name])
+        super().__setattr__(name, value)
 
     @abstractmethod
     def forward(self, *given: Any, **fields: Any) -> Distribution:
@@ -222,6 +230,8 @@ class Parametric(Conditional):
     To write your own: subclass, assign the network to ``self.network``, and return a distribution
     from :meth:`from_parameters`.
     """
+
+    modules_by_name: ClassVar[Mapping[str, str]] = {"network": "lb.mlp(...)"}
 
     network: nn.Module
 

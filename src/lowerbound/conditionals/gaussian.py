@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import LowRankMultivariateNormal
 
 from lowerbound.conditionals.base import Conditional, Parametric, to_full_precision
 from lowerbound.conditionals.location_scale import (
@@ -17,7 +16,7 @@ from lowerbound.conditionals.location_scale import (
 )
 from lowerbound.conditionals.moments import average_entries, estimate_variances
 from lowerbound.describe import describable
-from lowerbound.distributions import DiagonalNormal, TriangularNormal
+from lowerbound.distributions import DiagonalNormal, LowRankNormal, TriangularNormal
 from lowerbound.errors import ShapeError
 from lowerbound.networks import Shape, as_shape, constant
 from lowerbound.settings import check_whole_number
@@ -212,14 +211,12 @@ class LowRankGaussian(Parametric):
                 f"{2 + self.rank}"
             )
 
-    def from_parameters(self, raw: Tensor) -> LowRankMultivariateNormal:
+    def from_parameters(self, raw: Tensor) -> LowRankNormal:
         """The Gaussian of these outputs of the network."""
         size = raw.shape[-1] // (2 + self.rank)
         loc, log_variance, columns = raw.split((size, size, size * self.rank), -1)
-        variance = (2 * bound_log_scale(self, log_variance)).exp()
-        return LowRankMultivariateNormal(
-            loc, columns.unflatten(-1, (size, self.rank)), variance, validate_args=False
-        )
+        log_scale = bound_log_scale(self, log_variance)
+        return LowRankNormal(loc, columns.unflatten(-1, (size, self.rank)), log_scale)
 
 
 def mean_field(size: int) -> Gaussian:

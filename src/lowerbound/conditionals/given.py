@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from lowerbound.conditionals.base import Conditional, select_fields
 from lowerbound.data.fields import OBSERVED
 from lowerbound.describe import describable
 from lowerbound.distributions import MaskedDistribution
-from lowerbound.errors import DataError, ShapeError
+from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.settings import check_whole_number
 
 
@@ -24,6 +24,8 @@ class Wrapper(Conditional):
     Args:
         part: the conditional inside.
     """
+
+    modules_by_name: ClassVar[Mapping[str, str]] = {"part": "lb.Gaussian(...)"}
 
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
@@ -111,6 +113,10 @@ class Given(Wrapper):
 
     def __init__(self, part: nn.Module, field: str, categories: int | None = None) -> None:
         super().__init__(part)
+        if not isinstance(field, str):
+            raise SettingsError(
+                f"Given: field={field!r} must be the name of a field, such as 'label'"
+            )
         self.field = field
         self.needs = tuple(dict.fromkeys((field, *self.needs)))
         self.accepts = tuple(name for name in self.accepts if name != field)

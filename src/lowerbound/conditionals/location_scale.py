@@ -249,10 +249,11 @@ def check_scale_limits(conditional: _ScaleLimits) -> None:
         SettingsError: naming both.
     """
     low, high = conditional.min_scale, conditional.max_scale
-    if not 0 < low * math.e < high / math.e < math.inf:
+    are_positive = is_positive_number(low) and is_positive_number(high)
+    if not are_positive or not low * math.e < high / math.e:
         raise SettingsError(
-            f"{type(conditional).__name__}: min_scale={low} and max_scale={high} must be positive, "
-            "and max_scale more than e^2 times min_scale"
+            f"{type(conditional).__name__}: min_scale={low!r} and max_scale={high!r} must be "
+            "positive numbers, and max_scale more than e^2 times min_scale"
         )
 
 

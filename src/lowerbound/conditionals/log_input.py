@@ -1,4 +1,4 @@
-"""A wrapper for posteriors that receive counts, which vary over many orders of magnitude."""
+"""A wrapper for posteriors whose data, such as counts, vary over many orders of magnitude."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from lowerbound.describe import describable
 class LogInput(Wrapper):
     r"""A posterior that receives :math:`\log(1 + x)` in place of data x.
 
-    Otherwise the largest counts would dominate what a network computes from them. The likelihood
-    still scores the counts themselves. With :class:`Given` inside, fields that the posterior needs
+    It is for counts, and for positive values such as amounts of money. Otherwise the largest of
+    them would dominate what a network computes from them. The likelihood still scores the values
+    themselves. With :class:`Given` inside, fields that the posterior needs
     are not changed: ``lb.LogInput(lb.Given(posterior, "batch", categories=4))``.
 
     Args:

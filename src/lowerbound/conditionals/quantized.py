@@ -17,7 +17,7 @@ from lowerbound.distributions.codes import find_codes, find_nearest
 from lowerbound.errors import SettingsError, ShapeError
 from lowerbound.networks import Shape, as_shape
 from lowerbound.runtime import noise
-from lowerbound.settings import check_whole_number
+from lowerbound.settings import check_share, check_whole_number
 
 
 class Quantizer(Parametric):
@@ -120,14 +120,14 @@ class VectorQuantized(Quantizer):
         self.stages = check_whole_number("VectorQuantized: stages", stages)
         self.decay = decay
         self.revive = revive
-        _check_share("VectorQuantized: revive", revive)
+        check_share("VectorQuantized: revive", revive)
         shape = find_output_shape(self)
         self.event_dims = len(shape)
         tables = torch.randn(self.stages, self.codes, shape[0]) / self.codes
         if decay is None:
             self.tables = nn.Parameter(tables)
             return
-        _check_share("VectorQuantized: decay", decay)
+        check_share("VectorQuantized: decay", decay)
         self.register_buffer("tables", tables)
         self.register_buffer("used_tables", tables.clone())
         self.register_buffer("sizes", torch.zeros(self.stages, self.codes))
@@ -291,6 +291,10 @@ class FiniteScalarQuantized(Quantizer):
     def __init__(self, network: nn.Module, levels: Sequence[int] = (8, 5, 5, 5)) -> None:
         super().__init__()
         self.network = network
+        if not isinstance(levels, Sequence):
+            raise SettingsError(
+                f"FiniteScalarQuantized: levels={levels!r} must list the levels of each channel"
+            )
         self.levels = tuple(
             check_whole_number("FiniteScalarQuantized: levels", level) for level in levels
         )
@@ -377,8 +381,3 @@ def find_output_shape(quantizer: Any) -> Shape:
             "lb.mlp, lb.conv or lb.flatten_leading(network, inputs, outputs)"
         )
     return as_shape(declared)
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise SettingsError(f"{name}={value} must be at least 0 and below 1")

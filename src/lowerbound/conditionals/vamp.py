@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,15 +52,17 @@ class VampPrior(Conditional):
         (torch.Size([50]), torch.Size([3, 1, 8, 8]))
     """
 
+    modules_by_name: ClassVar[Mapping[str, str]] = {"posterior": "lb.Gaussian(...)"}
+
     def __init__(self, posterior: nn.Module, pseudo_inputs: Any) -> None:
         super().__init__()
+        self.posterior = posterior
         needs = getattr(posterior, "needs", ())
         if needs:
             raise SettingsError(
                 f"VampPrior: the posterior needs {', '.join(needs)}, which pseudo-inputs do not "
                 "have; use a posterior that takes only x"
             )
-        self.posterior = posterior
         self.starts_at_data = isinstance(pseudo_inputs, int)
         if isinstance(pseudo_inputs, int):
             pseudo_inputs = _draw_inputs(posterior, pseudo_inputs)

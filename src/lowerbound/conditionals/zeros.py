@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,11 @@ class _Gated(Conditional):
         part: the likelihood of entries whose gate is open.
         gate: a network from the likelihood's input to the logits of closed gates.
     """
+
+    modules_by_name: ClassVar[Mapping[str, str]] = {
+        "part": "lb.Poisson(...)",
+        "gate": "lb.mlp(...)",
+    }
 
     def __init__(self, part: nn.Module, gate: nn.Module) -> None:
         super().__init__()

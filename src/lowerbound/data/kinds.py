@@ -118,6 +118,11 @@ def check_entries(
             f"{name}: entries of type {values.dtype}; pass levels=256 if they are pixels, "
             'kind="counts" if they are counts, or kind="codes" if they are categories'
         )
+    if values.dtype.is_complex:
+        raise DataError(
+            f"{name}: contains complex numbers of type {values.dtype}; give real ones, such as the "
+            "real and the imaginary parts as two entries"
+        )
     if values.dtype != torch.uint8 and not values.is_floating_point():
         raise make_integer_error(name, values.dtype)
     return levels

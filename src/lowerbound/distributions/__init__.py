@@ -28,6 +28,7 @@ from lowerbound.distributions.entries import (
 from lowerbound.distributions.flow import NormalizingFlow
 from lowerbound.distributions.gamma import Beta, Gamma
 from lowerbound.distributions.hierarchy import Hierarchy, outline
+from lowerbound.distributions.low_rank import LowRankNormal
 from lowerbound.distributions.mixture import Mixture
 from lowerbound.distributions.normal import (
     DiagonalNormal,
@@ -88,6 +89,7 @@ __all__ = [
     "Hierarchy",
     "HurdleDistribution",
     "Lebesgue",
+    "LowRankNormal",
     "MaskedDistribution",
     "MissingOdds",
     "Mixture",

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, constraints
 from lowerbound.distributions.bernoulli import FactorialBernoulli
 from lowerbound.distributions.divergence import as_diagonal
 from lowerbound.distributions.implicit import reparameterise
+from lowerbound.distributions.low_rank import LowRankNormal
 from lowerbound.distributions.normal import DiagonalNormal, TriangularNormal
 from lowerbound.runtime import noise
 
@@ -147,6 +148,12 @@ def _select_components(components: Distribution, chosen: Tensor) -> Distribution
     if isinstance(components, TriangularNormal):
         loc, factor = components.loc.expand(shape), components.factor.expand(*shape, shape[-1])
         return TriangularNormal(_select_values(loc, chosen, 1), _select_values(factor, chosen, 2))
+    if isinstance(components, LowRankNormal):
+        return LowRankNormal(
+            _select_values(components.loc, chosen, 1),
+            _select_values(components.columns, chosen, 2),
+            _select_values(components.log_scale, chosen, 1),
+        )
     return None
 
 

@@ -65,8 +65,9 @@ class Gain:
             f"the {self.name}, {self.bound:,.2f} nats, is {-self.nats:,.2f} nats BELOW that of "
             f"independent entries ({self.baseline:,.2f}): the model knows less about the data than "
             "the mean and the spread of each entry. Train longer, or check the likelihood and the "
-            "units of the data (standardize=True). In a table, also check for undeclared markers "
-            "of missing values, for outliers, and for wrong types of columns"
+            "units of the data (standardize=True, or lb.LogInput for positive values). In a table, "
+            "also check for undeclared markers of missing values, for outliers, and for wrong "
+            "types of columns"
         )
 
     def __str__(self) -> str:

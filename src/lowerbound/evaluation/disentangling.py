@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
-from lowerbound.errors import DataError
+from lowerbound.errors import DataError, SettingsError
 from lowerbound.evaluation.factor_scores import compute_all_scores
 from lowerbound.models import Model
 from lowerbound.models.passes import read_examples
@@ -181,10 +181,10 @@ def score_codes(
 
 
 def _check_settings(bins: int, seed: int) -> tuple[int, int]:
-    return (
-        check_whole_number("disentanglement: bins", bins),
-        check_seed("disentanglement", seed),
-    )
+    bins = check_whole_number("disentanglement: bins", bins)
+    if bins < 2:
+        raise SettingsError("disentanglement: bins=1 tells no values apart; give at least 2")
+    return bins, check_seed("disentanglement", seed)
 
 
 def _check_numbers(examples: int, factors: int) -> None:
@@ -217,6 +217,11 @@ def _read_factor(name: str, values: Any, count: int) -> np.ndarray[Any, Any]:
         raise DataError(
             f"disentanglement: the factor {name!r} has the shape {factor.shape}; it must have one "
             f"value for each example, ({count},)"
+        )
+    if factor.dtype.kind not in "biufUS":
+        raise DataError(
+            f"disentanglement: the factor {name!r} has values of type {factor.dtype}; give "
+            "numbers, or names of categories as strings"
         )
     if factor.dtype.kind == "f":
         factor = factor.astype(np.float64)

@@ -19,7 +19,7 @@ from torch.distributions import (
     MultivariateNormal,
 )
 
-from lowerbound.distributions import DiagonalNormal, TriangularNormal
+from lowerbound.distributions import DiagonalNormal, LowRankNormal, TriangularNormal
 from lowerbound.evaluation.findings import Finding
 from lowerbound.evaluation.posterior_reference import Reference
 from lowerbound.models.optima import is_discrete
@@ -149,7 +149,7 @@ def name_better_posteriors(q: Distribution) -> dict[str, str]:
     flow = "a flow, such as lambda size: lb.Flow('maf', size)"
     if isinstance(q, DiagonalNormal | Independent):
         return {"richer": "lb.full_rank or a flow", "skewed": flow}
-    if isinstance(q, LowRankMultivariateNormal):
+    if isinstance(q, LowRankNormal | LowRankMultivariateNormal):
         return {"richer": "a larger rank, lb.full_rank or a flow", "skewed": flow}
     if isinstance(q, TriangularNormal | MultivariateNormal):
         return {"richer": flow, "skewed": flow}

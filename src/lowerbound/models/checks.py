@@ -16,7 +16,7 @@ from lowerbound.distributions import (
     lies_within,
     unwrap_independent,
 )
-from lowerbound.errors import ShapeError, UnsupportedError
+from lowerbound.errors import DataError, ShapeError, UnsupportedError
 from lowerbound.runtime import noise
 from lowerbound.runtime.modes import evaluating, seeded
 
@@ -187,24 +187,50 @@ def refuse_learning_from_scores(likelihood: nn.Module, model: str) -> None:
         )
 
 
-def check_latents(z: Tensor, prior: nn.Module) -> Tensor:
-    """Check that latents are ``[N, *units]``, as the prior's are.
+def read_latents(z: Any, name: str = "latents") -> Tensor:
+    """Read the latents of at least one example: a tensor, an array or a list.
+
+    Raises:
+        DataError: if they are not finite numbers, naming the row.
+    """
+    try:
+        latents = torch.as_tensor(z)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"decode: the {name} cannot be read as an array of numbers ({error}); give what encode "
+            "returns"
+        ) from None
+    if not latents.numel():
+        raise DataError(f"decode: the {name} of shape {tuple(latents.shape)} are empty")
+    wrong = ~latents.isfinite()
+    if bool(wrong.any()):
+        row = f"row {int(wrong.nonzero()[0][0])} of " if latents.dim() else ""
+        raise DataError(
+            f"decode: {row}the {name} has the value {latents[wrong][0].item()}; give finite numbers"
+        )
+    return latents
+
+
+def check_latents(z: Any, prior: nn.Module) -> Tensor:
+    """Check that latents are ``[N, *units]``, as the prior's are, and read them.
 
     A prior that needs fields is not asked, because they may not be known.
 
     Raises:
+        DataError: see :func:`read_latents`.
         ShapeError: saying what is expected.
     """
+    latents = read_latents(z)
     if getattr(prior, "needs", ()):
-        return z
+        return latents
     units = prior().event_shape
-    if z.dim() > len(units) and z.shape[z.dim() - len(units) :] == units:
-        return z
+    if latents.dim() > len(units) and latents.shape[latents.dim() - len(units) :] == units:
+        return latents
     advice = ""
-    if z.shape == units:
+    if latents.shape == units:
         advice = "; these are the latents of one example: pass z[None]"
     expected = ", ".join(["N", *map(str, units)])
     raise ShapeError(
-        f"decode: the latents have the shape {tuple(z.shape)}, expected [{expected}] for N "
+        f"decode: the latents have the shape {tuple(latents.shape)}, expected [{expected}] for N "
         f"examples{advice}"
     )

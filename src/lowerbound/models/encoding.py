@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from lowerbound.data.anndata import answer_like
 from lowerbound.distributions import choose_point
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.models import checks
 from lowerbound.models.groups import Latent
 from lowerbound.models.passes import iterate_batches
 from lowerbound.runtime import noise
@@ -74,13 +75,14 @@ def encode_along(
 
 
 def read_latents(z: Any, names: Sequence[str], model: Any) -> dict[str, Tensor]:
-    """Latents of some layers by name. A tensor is those of the last, the top.
+    """Latents of some layers by name. Without names, they are those of the last, the top.
 
     Raises:
+        DataError: if latents are not finite numbers, naming the row.
         SettingsError: for a layer that is not one of ``names``.
         ShapeError: if layers have different numbers of latents.
     """
-    if isinstance(z, Tensor):
+    if not isinstance(z, Mapping):
         z = {names[-1]: z}
     unknown = [name for name in z if name not in names]
     if unknown or not z:
@@ -88,6 +90,7 @@ def read_latents(z: Any, names: Sequence[str], model: Any) -> dict[str, Tensor]:
             f"decode: the layers are {', '.join(names)}; give latents of at least one of "
             f"them, not of {', '.join(map(repr, unknown)) or 'none'}"
         )
+    z = {name: checks.read_latents(value, f"latents {name}") for name, value in z.items()}
     lengths = {name: len(latents) for name, latents in z.items()}
     if len(set(lengths.values())) > 1:
         raise ShapeError(f"decode: the layers have different numbers of latents: {lengths}")

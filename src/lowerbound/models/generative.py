@@ -22,11 +22,19 @@ from lowerbound.errors import DataError
 from lowerbound.models.base import Model
 from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.support import check_support
+from lowerbound.networks import check_module
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import choose_batch_size, count_values_per_pair, measure_growth
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
+
+_EXAMPLES = {
+    "prior": "lb.StandardNormal(...)",
+    "posterior": "lb.Gaussian(lb.mlp(...))",
+    "likelihood": "lb.Gaussian(lb.mlp(...))",
+}
+"""A module that could be each part of a model."""
 
 
 class GenerativeModel(Model):
@@ -41,6 +49,12 @@ class GenerativeModel(Model):
     """
 
     likelihood: nn.Module
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_function = callable(value) and not isinstance(value, type)
+        if name in _EXAMPLES and not is_function:  # a plain function may take the place of a module
+            check_module(f"{type(self).__name__}: {name}", value, _EXAMPLES[name])
+        super().__setattr__(name, value)
 
     @abstractmethod
     def list_parts(self) -> Mapping[str, nn.Module]:

@@ -189,8 +189,8 @@ class LatentModel(GenerativeModel):
         )
 
     @torch.no_grad()
-    def decode(self, z: Tensor, **given: Any) -> Tensor:
-        """The mean of p(x|z), ``[N, *event]``, for latents ``[N, *units]``.
+    def decode(self, z: Any, **given: Any) -> Tensor:
+        """The mean of p(x|z), ``[N, *event]``, for latents ``[N, *units]``, such as an array.
 
         ``given`` holds the fields that the likelihood needs by name: one value for all latents, or
         one for each.

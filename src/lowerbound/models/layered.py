@@ -121,11 +121,11 @@ class LayeredModel(GenerativeModel):
         details: int = 0,
     ) -> None:
         super().__init__()
-        self.priors = nn.ModuleList(priors)
-        self.posteriors = nn.ModuleList(posteriors)
+        self.priors = merging.list_modules("priors", priors)
+        self.posteriors = merging.list_modules("posteriors", posteriors)
         self.likelihood = likelihood
-        self.features = merging.list_modules(features)
-        self.states = merging.list_modules(states)
+        self.features = None if features is None else merging.list_modules("features", features)
+        self.states = None if states is None else merging.list_modules("states", states)
         self.merge = merging.check_merge(merge, top_down=features is not None)
         self.details = merging.check_details(details, len(self.priors))
         lists = {"posteriors": self.posteriors, "features": self.features, "states": self.states}

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from lowerbound.distributions import DiagonalNormal, as_diagonal, multiply_normals, shift_normal
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.networks import check_module
 from lowerbound.settings import check_whole_number
 
 Merge = Literal["concatenate", "product", "residual"]
@@ -51,11 +52,19 @@ def check_details(details: int, layers: int) -> int:
     return details
 
 
-def list_modules(parts: Iterable[nn.Module] | None) -> nn.ModuleList | None:
-    """List the modules of optional parts."""
-    if parts is None:
-        return None
-    return nn.ModuleList(parts)
+def list_modules(name: str, parts: Iterable[nn.Module]) -> nn.ModuleList:
+    """List the parts of a kind, one for each layer.
+
+    Raises:
+        SettingsError: if they are not a list of modules, naming the kind.
+    """
+    where = f"LayeredModel: {name}"
+    if not isinstance(parts, Iterable):
+        raise SettingsError(f"{where} must be a list, one module for each layer, not {parts!r}")
+    modules = list(parts)
+    for number, module in enumerate(modules, 1):
+        check_module(f"{where}: that of z{number}", module, "lb.Gaussian(lb.mlp(...))")
+    return nn.ModuleList(modules)
 
 
 def check_counts(priors: Sized, lists: Mapping[str, Sized | None]) -> None:

@@ -28,6 +28,7 @@ from lowerbound.models.label_terms import LABEL, LATENT_LABEL, LabelTerms, read_
 from lowerbound.models.passes import iterate_batches
 from lowerbound.models.sampling import Gradient
 from lowerbound.models.support import check_support
+from lowerbound.networks import check_module
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
@@ -109,6 +110,7 @@ class SemiSupervised(GenerativeModel):
     ) -> None:
         super().__init__()
         self.prior = prior
+        check_module("SemiSupervised: classifier", classifier, "lb.mlp(...)")
         self.classifier = classifier
         self.posterior = posterior
         self.likelihood = likelihood
@@ -340,7 +342,7 @@ class SemiSupervised(GenerativeModel):
         return super().sample(count, mean=mean, seed=seed, **given | {LABEL: labels})
 
     @torch.no_grad()
-    def decode(self, z: Tensor, **given: Any) -> Tensor:
+    def decode(self, z: Any, **given: Any) -> Tensor:
         """The mean of p(x|y, z), ``[N, *event]``, for latents ``[N, *units]``.
 
         ``given`` holds ``label`` and the fields that the likelihood needs by name: one value for

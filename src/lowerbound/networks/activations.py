@@ -45,7 +45,7 @@ def make_activation(activation: Activation, axis: int = -1) -> nn.Module:
         return activation()
     if activation == GATED:
         return nn.GLU(axis)
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise SettingsError(
             f"activation={activation!r} is unknown; choose one of {', '.join(ACTIVATIONS)}, "
             f"{GATED}, or pass a class such as torch.nn.PReLU"

@@ -13,6 +13,7 @@ from lowerbound.networks.activations import Activation, count_inputs, make_activ
 from lowerbound.networks.dropout import Dropout
 from lowerbound.networks.residual import Residual, check_blocks, check_norm
 from lowerbound.networks.shapes import Shape, as_shape, find_leading_shape
+from lowerbound.settings import check_flag, check_share
 
 
 @describable
@@ -39,9 +40,7 @@ class MLP(nn.Module):
         self.residual = check_blocks("mlp", residual)
         self.norm = norm
         check_norm("mlp", norm, "layer")
-        if not 0 <= dropout < 1:
-            raise SettingsError(f"mlp: dropout={dropout!r} must be a share from 0 to below 1")
-        self.dropout = dropout
+        self.dropout = check_share("mlp: dropout", dropout)
         self.layers = nn.Sequential()
         width = math.prod(self.inputs)
         for position, units in enumerate(self.hidden):
@@ -53,7 +52,7 @@ class MLP(nn.Module):
         if self.residual:
             self.layers.extend(self._make_norm(width))
         self.layers.append(nn.Linear(width, math.prod(self.outputs)))
-        self.skip = skip
+        self.skip = check_flag("mlp: skip", skip)
         self.linear: nn.Linear | None = None
         if skip:
             # Without a bias, so that the bias of the outputs is still that of the last layer.

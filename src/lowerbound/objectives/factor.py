@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lowerbound.describe import describable
+from lowerbound.distributions import find_entry_support, unwrap_independent
+from lowerbound.errors import UnsupportedError
 from lowerbound.models import Draw
 from lowerbound.objectives.base import Player
 from lowerbound.objectives.critics import check_critic, compute_cross_entropy, compute_logits
@@ -46,6 +48,8 @@ class FactorVAE(PenalisedELBO):
 
     Raises:
         SettingsError: for settings that are unknown or out of range.
+        UnsupportedError: on use, if the support of q ties the entries of z to each other, as those
+            of one-hot codes and of unit vectors are: their total correlation cannot vanish.
         ShapeError: on use, if the critic does not give one logit for each draw.
 
     Example:
@@ -83,6 +87,7 @@ class FactorVAE(PenalisedELBO):
 
         Its mean over examples estimates the total correlation.
         """
+        _refuse_tied_entries(draw)
         return self._logits(draw.z).mean(0)
 
     def players(self) -> dict[str, Player]:
@@ -96,6 +101,17 @@ class FactorVAE(PenalisedELBO):
 
     def _logits(self, z: Tensor) -> Tensor:
         return compute_logits("FactorVAE", self.critic, z)
+
+
+def _refuse_tied_entries(draw: Draw) -> None:
+    for group, latent in draw.latents.items():
+        support = find_entry_support(latent.q)
+        if support is not None and support.event_dim > 0:
+            raise UnsupportedError(
+                f"FactorVAE: the entries of {group!r} cannot be independent of each other, because "
+                f"the support of a {type(unwrap_independent(latent.q)).__name__} is {support}; use "
+                "a posterior whose entries are free, such as lb.Gaussian"
+            )
 
 
 def permute_units(z: Tensor) -> Tensor:

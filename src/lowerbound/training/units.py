@@ -7,10 +7,11 @@ import math
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from lowerbound.conditionals.standardized import Standardized
+from lowerbound.conditionals import LogInput, Standardized
 from lowerbound.data.examples import Examples
 from lowerbound.data.joined_names import join_names
 from lowerbound.distributions import find_entry_support
+from lowerbound.distributions.supports import find_values
 from lowerbound.models import Model
 
 # A network's outputs and gradients suit entries whose spreads are near 1, up to this factor.
@@ -30,11 +31,9 @@ def describe_units(model: Model, p: Distribution, examples: Examples, x: Tensor)
         x: some of the data as they are scored, ``[N, *event]``, with NaN where an entry was not
             observed.
     """
-    likelihood = getattr(model, "likelihood", None)
-    if examples.is_discrete or isinstance(likelihood, Standardized):
+    remedy = _choose_remedy(model, p)
+    if examples.is_discrete or remedy is None:
         return None
-    if find_entry_support(p) not in (constraints.real, constraints.real_vector):
-        return None  # data within bounds have units that cannot be changed
     rows = x.double()
     spreads = (rows - rows.nanmean(0)).square().nanmean(0).sqrt().flatten()
     varying = (spreads > 0).nonzero().flatten()
@@ -46,9 +45,26 @@ def describe_units(model: Model, p: Distribution, examples: Examples, x: Tensor)
         fault = _describe_columns(spreads, varying, examples)
     if fault is None:
         return None
+    return f"{fault}. Networks are trained well if it is near 1: {remedy}"
+
+
+def _choose_remedy(model: Model, p: Distribution) -> str | None:
+    """Choose what to do about unsuitable units; ``None`` if there is nothing to do."""
+    if isinstance(getattr(model, "likelihood", None), Standardized):
+        return None
+    support = find_entry_support(p)
+    if support in (constraints.real, constraints.real_vector):
+        return (
+            "pass standardize=True (--standardize), which changes neither the units of the bound "
+            "nor those of samples"
+        )
+    values = None if support is None else find_values(support)
+    interval = None if values is None or values.joint is not None else values.interval
+    if interval != (0.0, math.inf) or any(isinstance(each, LogInput) for each in model.modules()):
+        return None  # other data within bounds have units that cannot be changed
     return (
-        f"{fault}. Networks are trained well if it is near 1: pass standardize=True "
-        "(--standardize), which changes neither the units of the bound nor those of samples"
+        "give large positive values to the encoder as logarithms, lb.LogInput(posterior), and "
+        "small ones in a smaller unit"
     )
 
 
