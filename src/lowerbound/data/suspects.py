@@ -72,6 +72,11 @@ def _find_in(column: RawColumn, placeholders: Sequence[Any]) -> dict[Any, int]:
     return {text: counts[text] for text in sorted(counts) if text.strip().casefold() in marks}
 
 
+def is_usual_mark(text: str) -> bool:
+    """Whether text usually stands for a missing value."""
+    return text.strip().casefold() in _TEXT
+
+
 def _find_numbers(seen: Floats) -> dict[Any, int]:
     values, counts = np.unique(seen, return_counts=True)
     is_candidate = np.isin(values, _NINES) & (counts >= _SEVERAL)
