@@ -92,8 +92,8 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
       is scored by the frequencies in all other rows, after 1 / L is added to the count of each
       level (Perks 1947). Ordered levels, such as those of pixels, are also scored by a Gaussian
       over their bins, and the better of the two scores is returned.
-    - The hour of the day has a density that is linear between 24 knots, and its score is lowered by
-      the number of its parameters, 23, over N.
+    - The hour of the day has a density that is linear between 24 knots, whose score is lowered by
+      the number of its parameters, 23, over N; or a uniform one, if that scores better.
     - If the model scores which values of a table are missing, so does each incomplete column, by
       the frequency of missing values.
     - For counts, :math:`p_d` is a negative binomial distribution with the moments of the data. If
@@ -268,7 +268,8 @@ def _score_phases(x: Tensor, knots: int) -> Tensor:
     log_density = FactorialPhases(estimate_phases(x, knots).log()).entrywise_log_prob(
         x.nan_to_num(0.0)
     )
-    return _average(log_density.where(~x.isnan(), math.nan).nanmean(0), knots - 1.0, x)
+    scores = _average(log_density.where(~x.isnan(), math.nan).nanmean(0), knots - 1.0, x)
+    return scores.clamp(min=0.0)  # the score of a uniform density, which has no parameters
 
 
 def _score_counts(x: Tensor, exposure: Tensor) -> Tensor:
