@@ -429,8 +429,9 @@ def test_evaluate_says_by_how_much_the_bound_beats_independent_entries(name, her
     assert told["baseline"] == expected.baseline
     assert told["gain"] == told["bound"]["mean"] - told["baseline"] == expected.gain.nats
     said = call(capsys, "evaluate", name)[1]
-    assert str(expected.gain) in said.splitlines()
+    assert str(expected.gain).replace("standardize=True", "--standardize") in said.splitlines()
     assert ("BELOW" in said) == (expected.gain.nats < 0) == (name == "gaussian")
+    assert "standardize=True" not in call(capsys, "compare", name, name, "--samples", 2)[1]
 
 
 def test_a_training_below_independent_entries_ends_with_a_warning(here, tmp_path, capsys):

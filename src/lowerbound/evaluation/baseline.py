@@ -64,9 +64,9 @@ class Gain:
         return (
             f"the {self.name}, {self.bound:,.2f} nats, is {-self.nats:,.2f} nats BELOW that of "
             f"independent entries ({self.baseline:,.2f}): the model knows less about the data than "
-            "the mean and the spread of each entry. Train longer, or check the likelihood and the "
-            "units of the data (standardize=True). In a table, also check for undeclared markers "
-            "of missing values, for outliers, and for wrong types of columns"
+            "the mean and the spread of each entry. Train longer, or check the likelihood, the "
+            "units of real numbers (standardize=True), and in a table undeclared markers of "
+            "missing values, outliers and wrong types of columns"
         )
 
     def __str__(self) -> str:
