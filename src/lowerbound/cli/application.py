@@ -132,7 +132,10 @@ def _describe_usage_error(error: Any) -> str:
     if near:
         return f"{option} is not an option; did you mean {near[0]}?"
     if command == "lowerbound train":
-        return f"{option} is an option of a recipe, if at all: lowerbound train RECIPE {option} ..."
+        return (
+            f"{option} is an option of a recipe, if at all: lowerbound train RECIPE {option} ...; "
+            "a run that is resumed or repeated keeps its data and its model"
+        )
     return f"{option} is not an option; {command or 'lowerbound'} --help lists them"
 
 

@@ -165,7 +165,7 @@ def warn_unmatched(tables: Sequence[Any], placeholders: Sequence[Any], name: str
         placeholders: the values that the user has declared as missing.
         name: the name of the data in messages.
     """
-    columns = [column for table in tables for column in open_table(table).columns.values()]
+    columns = [column for table in tables for column in open_table(table, name).columns.values()]
     unmatched = [
         each
         for each in suggest_marks({}, clean_marks(placeholders))
