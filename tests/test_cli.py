@@ -445,7 +445,7 @@ def test_a_training_below_independent_entries_ends_with_a_warning(here, tmp_path
     (line,) = [line for line in err.splitlines() if "BELOW" in line]
     assert line.startswith("lowerbound: warning: the validation bound, ")
     records = metrics(tmp_path / "run")
-    assert [f"({record['baseline']:,.2f})" in line for record in records] == [True, True]
+    assert [f"({record['baseline']:.2f})" in line for record in records] == [True, True]
 
 
 def test_a_run_by_another_bound_has_both_that_and_the_elbo(copied, capsys):
@@ -792,7 +792,7 @@ def test_runs_are_compared_example_by_example(parted, monkeypatch, capsys):
     for name, gain in zip(("short", "long"), gains, strict=True):
         lines = [each for each in out.splitlines() if "that of independent entries" in each]
         (line,) = [each for each in lines if each.startswith(f"{name}: the log likelihood")]
-        assert f"{abs(gain):,.2f} nats {'above' if gain > 0 else 'BELOW'} that of" in line
+        assert f"{abs(gain):.2f} nats {'above' if gain > 0 else 'BELOW'} that of" in line
     assert out.splitlines()[0].startswith(f"short: test log likelihood {expected[0].mean:.2f} ± ")
     assert out.splitlines()[-1] == difference.sentence("short", "long")
     assert (

@@ -62,8 +62,8 @@ class Gain:
         if self.nats > 0:
             return None
         return (
-            f"the {self.name}, {self.bound:,.2f} nats, is {-self.nats:,.2f} nats BELOW that of "
-            f"independent entries ({self.baseline:,.2f}): the model knows less about the data than "
+            f"the {self.name}, {self.bound:.2f} nats, is {-self.nats:.2f} nats BELOW that of "
+            f"independent entries ({self.baseline:.2f}): the model knows less about the data than "
             "the mean and the spread of each entry. Train longer, or check the likelihood, the "
             "units of real numbers (standardize=True), and in a table undeclared markers of "
             "missing values, outliers and wrong types of columns"
@@ -73,8 +73,8 @@ class Gain:
         if self.warning is not None:
             return self.warning
         return (
-            f"the {self.name} is {self.nats:,.2f} nats above that of independent entries "
-            f"({self.baseline:,.2f})"
+            f"the {self.name} is {self.nats:.2f} nats above that of independent entries "
+            f"({self.baseline:.2f})"
         )
 
 
