@@ -49,7 +49,11 @@ def test_a_user_corrects_a_type():
         ({"height": "number"}, SettingsError, "'number'} is unknown"),
         ({"height": "count"}, DataError, r"the column 'height' is .* in row 0, but counts are"),
         ({"height": "proportion"}, DataError, "in row 0, but a proportion is from 0 to 1"),
-        ({"job": "real"}, DataError, "the column 'job' contains text, so it cannot be real"),
+        (
+            {"job": "real"},
+            DataError,
+            "the column 'job' contains text, such as 'clerk' in row 0, so it cannot be real",
+        ),
         ({"job": "boolean"}, DataError, "'job' has 3 values .* a boolean column has two"),
     ],
 )

@@ -531,6 +531,18 @@ def test_a_time_alone_is_scored_by_its_trend_its_weekdays_and_its_hours():
     assert found["t"] - uniform == pytest.approx(math.log(7 / 5) + math.log(3), abs=0.12)
 
 
+def test_few_times_at_any_hour_are_not_scored_by_the_many_parameters_of_the_hours():
+    random = np.random.default_rng(0)
+    minutes = random.integers(0, 60 * 24 * 60, 30)
+    times = pd.Timestamp("2024-01-01") + pd.to_timedelta(minutes, unit="min")
+    train = lb.load_data(
+        pd.DataFrame({"t": times, "a": 1.5 * random.normal(size=30)}), test_fraction=0.0
+    ).train
+    found = score_columns_alone(train)
+    uniform = -math.log(60 * DAY) - 0.5 * math.log(2 * math.pi * math.e / 12)  # by a Gaussian
+    assert found["t"] == pytest.approx(uniform, abs=0.5)
+
+
 def test_times_may_be_missing_because_of_their_size():
     frame = make_hours(300, 5)
     frame.loc[frame["time"] > "2024-02-10", "time"] = pd.NaT

@@ -190,6 +190,19 @@ def test_damaged_pictures_are_named(tmp_path, suffix, kind):
         load_data(tmp_path)
 
 
+def test_all_pictures_that_cannot_be_read_are_named_at_once(tmp_path):
+    for number in range(4):
+        Image.new("L", (8, 8), number).save(tmp_path / f"{number}.png")
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    (tmp_path / "2.png").write_bytes(b"")
+    others = rf"1\.png: .* again\. These cannot be read either: {tmp_path / '2.png'}$"
+    with pytest.raises(DataError, match=others):
+        load_data(tmp_path)
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(DataError, match=r"1\.png: .* save it again$"):
+        load_data(tmp_path)
+
+
 def test_a_flipped_byte_never_escapes_as_another_error(tmp_path):
     path = save(tmp_path / "a.png", RANDOM.integers(0, 256, (20, 20), dtype=np.uint8))
     whole = path.read_bytes()

@@ -524,6 +524,17 @@ def test_weights_that_were_kept_from_before_the_end_of_a_schedule_are_told_of():
     )
 
 
+def test_an_average_of_weights_that_is_mostly_of_the_first_step_is_told_of():
+    model, x = gaussian_vae().float(), binary_data(20).float()
+    settings = {"epochs": 2, "batch_size": 8, "progress": False}  # 6 steps
+    run = lb.fit(model, lb.ELBO(), x, ema=0.99, **settings)
+    assert run.unfinished == (
+        "95% of the averaged weights are those of the first step: train longer, or average over "
+        "fewer steps, with a smaller ema than 0.99",
+    )
+    assert lb.fit(model, lb.ELBO(), x, ema=0.6, **settings).unfinished == ()
+
+
 def test_warm_up_resumes_where_it_stood(tmp_path):
     x = binary_data(20).float()
     results = []

@@ -63,6 +63,17 @@ def test_pictures_of_a_run_use_the_labels_that_are_known(tmp_path):
     assert list((tmp_path / "run" / "samples").iterdir())
 
 
+def test_a_recipe_takes_a_number_of_dimensions_and_refuses_what_is_not_a_shape_in_a_line():
+    model, _ = lb.recipes.aevb_gaussian(6, latent=2, hidden=4)
+    assert model.encode(torch.rand(3, 6)).shape == (3, 2)
+    for data in (torch.rand(100, 6), None, "digits"):
+        with pytest.raises(SettingsError, match=r"^a recipe takes .*lb\.load_data$"):
+            lb.recipes.aevb_gaussian(data)
+    for shape in ((), (0,), (2.5,)):
+        with pytest.raises(SettingsError, match="is not a size"):
+            lb.recipes.aevb_gaussian(shape)
+
+
 def test_layers_of_a_recipe_have_the_sizes_of_the_paper():
     model, objective = lb.recipes.iwae_2layer((784,), seed=0)
     x = torch.zeros(2, 784)

@@ -53,6 +53,7 @@ def test_arguments_are_written_as_options(message, written):
         (["train", "counts", "--data", "messy.csv"], "train the recipe table, or give the counts"),
         (["data", "inspect", "messy.xlsx"], "ends in .csv, .tsv, .parquet, .feather, .arrow"),
         (["recipes", "tabel"], "did you mean 'table'?"),
+        (["train", "--resume", "run", "--latent", "5"], "resumed or repeated keeps its data and"),
     ],
 )
 def test_the_command_names_the_mistake(table, words, message, capsys):

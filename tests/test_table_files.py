@@ -181,6 +181,13 @@ def test_semicolons_separate_cells_only_if_all_rows_have_equally_many(tmp_path, 
     assert load_table(path).column_names == names
 
 
+def test_two_columns_of_one_name_are_refused_with_the_name_of_the_file(tmp_path):
+    path = tmp_path / "twice.csv"
+    path.write_text("a,a\n1,2\n")
+    with pytest.raises(DataError, match=r"twice\.csv: two columns are called 'a'"):
+        load_table(path)
+
+
 def test_rows_may_be_long(tmp_path):
     path = tmp_path / "long.csv"
     path.write_text(f"a,b\n1,{'x' * 3_000_000}\n2,y\n")

@@ -58,7 +58,9 @@ def test_the_hints_name_a_conversion_that_works(library):
     assert len(caught) == 1
     assert conversion in str(caught[0].message)
     assert f"; dates? {conversion}" in str(inspect_table(frame)["values"][0])
-    with pytest.raises(DataError, match="contains text, so it cannot be time") as error:
+    with pytest.raises(
+        DataError, match="contains text, such as '2024-01-03' in row 0, so it cannot be time"
+    ) as error:
         lb.load_data(frame, columns={"day": "time"})
     assert conversion in str(error.value)
     schema = Schema((Column("day", "time", dtype="Datetime[us]"),), library)

@@ -134,7 +134,8 @@ def _describe_usage_error(error: Any) -> str:
     if command == "lowerbound train":
         return (
             f"{option} is not an option of lowerbound train; if it is one of a recipe, name the "
-            f"recipe first: lowerbound train RECIPE {option} ..."
+            f"recipe first: lowerbound train RECIPE {option} ... A run that is resumed or repeated "
+            "keeps its data and its model"
         )
     return f"{option} is not an option; {command or 'lowerbound'} --help lists them"
 

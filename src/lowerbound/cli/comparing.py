@@ -8,6 +8,7 @@ import typer
 
 from lowerbound.cli.given import list_conditions
 from lowerbound.cli.progress_bar import show_progress
+from lowerbound.cli.remedies import write_as_options
 from lowerbound.cli.runs import (
     MOST_EXAMPLES_FOR_ANNEALING,
     Anneal,
@@ -82,7 +83,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
             print(f"{path}: {part} {describe_likelihood(estimate)}")
             for line in (getattr(estimate, "pace", None), estimate.warning, gains[path]):
                 if line is not None:
-                    print(f"{path}: {line}")
+                    print(f"{path}: {write_as_options(str(line))}")
         print(difference.sentence(str(first), str(second)))
         if given[first] != given[second]:
             print(
@@ -171,7 +172,7 @@ def _load_same_examples(
     differences = ", ".join(
         f"{name} {first[name]!r} against {second[name]!r}"
         for name in first
-        if first[name] != second[name]
+        if first[name] != second[name] and name != "cache"
     )
     names = " and ".join(str(path) for path in configs)
     alike = all(first[setting] == second[setting] for setting in ("pixels", "image_size"))

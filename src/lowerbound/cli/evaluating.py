@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.progress_bar import show_progress
+from lowerbound.cli.remedies import write_as_options
 from lowerbound.cli.runs import (
     MOST_EXAMPLES_FOR_ANNEALING,
     Anneal,
@@ -143,7 +144,7 @@ class Report:
         """Print warnings in colour. With JSON they are among the results, so nothing is printed."""
         for message in messages:
             if message is not None and not self.as_json:
-                self.console.print(message, style="bold yellow")
+                self.console.print(write_as_options(message), style="bold yellow")
 
     def finish(self, context: dict[str, Any]) -> None:
         """Print the JSON object, if that was chosen, with entries about the command."""

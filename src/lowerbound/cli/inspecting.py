@@ -238,7 +238,8 @@ def _write_table(columns: dict[str, Any], out: Path) -> None:
 
 def _check_suffix(out: Path, allowed: tuple[str, ...]) -> None:
     if out.suffix not in allowed:
-        raise SettingsError(f"--out {out}: give a file that ends in {' or '.join(allowed)}")
+        *others, last = allowed
+        raise SettingsError(f"--out {out}: give a file that ends in {', '.join(others)} or {last}")
 
 
 def _check_drawable(values: Any) -> None:

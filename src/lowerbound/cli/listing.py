@@ -14,22 +14,30 @@ def register(app: typer.Typer) -> None:
 def list_recipes(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="RECIPE", help="List only this recipe.", show_default=False),
+        typer.Argument(
+            metavar="RECIPE", help="List the settings of this recipe.", show_default=False
+        ),
     ] = None,
 ) -> None:
-    """List the recipes with a summary, and the arguments of each with their defaults."""
+    """List the recipes with a summary of each, or the settings of one with their defaults."""
     from rich.console import Console
 
     from lowerbound.recipes import RECIPES, find_recipe
     from lowerbound.settings import read_settings, write_help
 
     console = Console(highlight=False, soft_wrap=True)
-    for recipe in RECIPES.values() if name is None else [find_recipe(name)]:
-        console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
-        for setting, field in read_settings(recipe.make).model_fields.items():
-            flag = f"--{setting.replace('_', '-')}"
-            console.print(f"    {flag} [cyan]{field.default}[/cyan]  {write_help(field)}")
-    console.print("\nlowerbound train RECIPE --help shows all flags.")
+    if name is None:
+        width = max(map(len, RECIPES))
+        for recipe in RECIPES.values():
+            console.print(f"[bold]{recipe.name:{width}}[/bold]  {recipe.summary}")
+        console.print("\nlowerbound recipes RECIPE lists the settings of one.")
+        return
+    recipe = find_recipe(name)
+    console.print(f"[bold]{recipe.name}[/bold]  {recipe.summary}")
+    for setting, field in read_settings(recipe.make).model_fields.items():
+        flag = f"--{setting.replace('_', '-')}"
+        console.print(f"    {flag} [cyan]{field.default}[/cyan]  {write_help(field)}")
+    console.print(f"\nlowerbound train {recipe.name} --help shows all flags.")
 
 
 def list_datasets() -> None:

@@ -163,7 +163,7 @@ def score(
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
             rows += part.num_rows
             total += float(found.per_example.sum())
-    print(f"scored {_count_rows(rows)} to {out}: on average {total / rows:,.2f} nats")
+    print(f"scored {_count_rows(rows)} to {out}: on average {total / rows:.2f} nats")
     if doubtful:
         print(
             f"the scores of {_name_rows(doubtful)} are not to be trusted, see the column doubtful; "

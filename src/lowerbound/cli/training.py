@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from lowerbound.cli.describing import describe_examples
 from lowerbound.cli.flags import make_flag, make_flags, set_flags
 from lowerbound.cli.given import suggest_given
+from lowerbound.cli.remedies import write_as_options
 from lowerbound.cli.runs import (
     describe_estimate,
     evaluate_elbo,
@@ -347,7 +348,7 @@ def _print_results(run: "Run", dataset: "Dataset", out: Path) -> None:
     elbo = evaluate_elbo(run.model, run.objective, examples)
     print(describe_estimate(estimate, part, run.objective, elbo))
     if estimate.gain is not None:
-        print(estimate.gain)
+        print(write_as_options(str(estimate.gain)))
     if isinstance(run.model, lb.TableModel):
         print(describe_columns_explained(score_columns(run.model, examples)))
     print("pictures: " + ", ".join(map(str, _find_pictures(out))))

@@ -17,6 +17,7 @@ from lowerbound.data.suspects import (
     warn_unmatched,
 )
 from lowerbound.data.table_files import parse_column_types, parse_missing_values
+from lowerbound.data.text_numbers import find_stray_text
 from lowerbound.data.text_times import find_text_times
 
 _REASONS = {
@@ -41,9 +42,9 @@ def inspect_table(
 
     Returns:
         A frame of the same library (pandas for an array), with a row for each column: ``column``,
-        ``type``, ``missing`` (the share of missing values) and ``values`` (their range, and
-        values that usually stand for missing ones but are not declared; or how to convert
-        dates that are written as text).
+        ``type``, ``missing`` (the share of missing values) and ``values``: their range; values that
+        usually stand for missing ones but are not declared; how to convert dates that are written
+        as text; and the text in a column of numbers.
 
     Raises:
         DataError: for a name or a type that does not exist, or values that a type does not have.
@@ -83,6 +84,7 @@ def describe_columns(
     schema = infer_schema(table, types=types, placeholders=placeholders, name=name)
     suspects = find_suspects(table, placeholders, types)
     conversions = find_text_times(table, placeholders, types)
+    strays = find_stray_text(table, placeholders, types)
     lines: list[tuple[str, str, str, str]] = []
     for column in schema.columns:
         values = _describe_values(column)
@@ -90,6 +92,8 @@ def describe_columns(
             values += f"; missing? {describe_suspects(suspects[column.name])}"
         if column.name in conversions:
             values += f"; dates? {conversions[column.name]}"
+        if column.name in strays:
+            values += f"; numbers? text is {strays[column.name]}"
         missing = _count_missing(table, column, placeholders)
         lines.append((column.name, column.type, missing, values))
     return lines, suspects

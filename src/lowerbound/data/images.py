@@ -22,10 +22,12 @@ from lowerbound.data.dataset import Parts
 from lowerbound.data.decoded import choose_decoded_file, write_decoded
 from lowerbound.data.examples import Examples
 from lowerbound.data.folders import Listing, list_entries, list_pictures, make_natural_key
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.mapped import MappedRows
 from lowerbound.data.memory import refuse_too_large, stays_in_file
 from lowerbound.data.options import Color, KeepIn, ReadOptions, Resize, Size
 from lowerbound.data.picture import (
+    UnreadablePictureError,
     convert_color,
     join_planes,
     read_picture_unsilenced,
@@ -200,10 +202,10 @@ def _read_all(
     if kept is not None and kept.exists():
         return _open(kept, keep_in)
     with silence_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        first = load(files[0])
-        shape = (len(files), *first.shape)
-        rows = _decode_all(files, load, first.shape, pool)
         try:
+            first = load(files[0])
+            shape = (len(files), *first.shape)
+            rows = _decode_all(files, load, first.shape, pool)
             if kept is not None and (
                 keep_in == "file" or math.prod(shape) >= _SMALLEST_STORED_BYTES
             ):
@@ -215,7 +217,33 @@ def _read_all(
             return values
         except _UnexpectedColor:
             pass
+        except UnreadablePictureError as error:
+            raise DataError(f"{error}{_describe_others(files, str(error), pool)}") from error
     return _read_all(files, partial(load, color="rgb"), keep_in, kept)
+
+
+def _describe_others(files: Sequence[Path | Image], known: str, pool: ThreadPoolExecutor) -> str:
+    """Describe the pictures that cannot be read, in addition to the one of a message."""
+    paths = [file for file in files if isinstance(file, Path)]
+    others: list[Path] = []
+    for start in range(0, len(paths), _PICTURES_AHEAD):
+        some = paths[start : start + _PICTURES_AHEAD]
+        faults = zip(some, pool.map(_find_fault, some), strict=True)
+        others += [path for path, fault in faults if fault not in (None, known)]
+    if not others:
+        return ""
+    return f". These cannot be read either: {join_names(others, 5)}"
+
+
+def _find_fault(path: Path) -> str | None:
+    """Why a picture cannot be read; ``None`` if it can be read."""
+    try:
+        read_picture_unsilenced(path, Unused())
+    except UnreadablePictureError as error:
+        return str(error)
+    except DataError:  # a picture of a kind that is refused, which has a message of its own
+        return None
+    return None
 
 
 def _decode_all(

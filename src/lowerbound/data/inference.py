@@ -28,6 +28,7 @@ from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_a
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, clean_marks, simplify
+from lowerbound.data.text_numbers import describe_first_text
 from lowerbound.data.text_times import suggest_conversion
 from lowerbound.errors import DataError, SettingsError
 
@@ -139,10 +140,11 @@ def infer_column(
     base = replace(base, has_missing=bool(missing.any()))
     content = raw.find_content(missing)
     if asked is not None and content not in _list_contents(asked):
-        remedy = "convert it"
+        remedy = "correct or convert it"
         if asked == "time" and content == "text":
             remedy += f", for example by {suggest_conversion(raw)}"
-        raise DataError(f"{where} contains {content}, so it cannot be {asked}; {remedy}")
+        example = describe_first_text(raw, placeholders)
+        raise DataError(f"{where} contains {content}{example}, so it cannot be {asked}; {remedy}")
     if content == "times" and raw.find_declared_content() is None and raw.has_only_dates():
         base = replace(base, dtype="Date")
     if content == "times":

@@ -41,6 +41,10 @@ _UPRIGHT = {
 }
 
 
+class UnreadablePictureError(DataError):
+    """A file is not a picture, or is damaged."""
+
+
 def parse_size(image_size: Any) -> Size | None:
     """Parse ``(height, width)`` from an integer, a pair, text such as ``"64x48"``, or ``None``.
 
@@ -116,7 +120,7 @@ def read_picture_unsilenced(path: Path, unused: Unused) -> Image.Image:
     """
     try:
         if not path.stat().st_size:
-            raise DataError(f"{path}: the file is empty; delete it or copy it again")
+            raise UnreadablePictureError(f"{path}: the file is empty; delete it or copy it again")
         # Given a name, Pillow would map the file, and confuse width and height of turned TIFFs.
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -133,13 +137,13 @@ def read_picture_unsilenced(path: Path, unused: Unused) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _make_size_error(path, "so many pixels that Pillow suspects an attack") from error
     except UnidentifiedImageError as error:
-        raise DataError(
+        raise UnreadablePictureError(
             f"{path}: is damaged or not a picture in a known format ({', '.join(_FORMATS)}); "
             "delete it or save it again"
         ) from error
     except Exception as error:  # the decoders raise various errors for a damaged file
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise DataError(
+        raise UnreadablePictureError(
             f"{path}: the picture cannot be read ({reason}); delete it or copy it again"
         ) from error
 

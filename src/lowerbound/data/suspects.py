@@ -72,6 +72,11 @@ def _find_in(column: RawColumn, placeholders: Sequence[Any]) -> dict[Any, int]:
     return {text: counts[text] for text in sorted(counts) if text.strip().casefold() in marks}
 
 
+def is_usual_mark(text: str) -> bool:
+    """Whether text usually stands for a missing value."""
+    return text.strip().casefold() in _TEXT
+
+
 def _find_numbers(seen: Floats) -> dict[Any, int]:
     values, counts = np.unique(seen, return_counts=True)
     is_candidate = np.isin(values, _NINES) & (counts >= _SEVERAL)
@@ -160,7 +165,7 @@ def warn_unmatched(tables: Sequence[Any], placeholders: Sequence[Any], name: str
         placeholders: the values that the user has declared as missing.
         name: the name of the data in messages.
     """
-    columns = [column for table in tables for column in open_table(table).columns.values()]
+    columns = [column for table in tables for column in open_table(table, name).columns.values()]
     unmatched = [
         each
         for each in suggest_marks({}, clean_marks(placeholders))

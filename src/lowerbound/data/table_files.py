@@ -24,6 +24,7 @@ from lowerbound.data.options import ReadOptions
 from lowerbound.data.raw_values import read_marks
 from lowerbound.data.schema import make_table_examples
 from lowerbound.data.suspects import warn_suspects, warn_unmatched
+from lowerbound.data.text_numbers import warn_stray_text
 from lowerbound.data.text_times import warn_text_times
 from lowerbound.errors import DataError, LowerboundError, SettingsError
 
@@ -87,6 +88,7 @@ def read_frame(frame: Any, name: str, options: ReadOptions) -> Examples:
     )
     warn_suspects(opened, marks, types, name)
     warn_text_times(opened, marks, types, name)
+    warn_stray_text(opened, marks, types, name)
     return make_table_examples(opened, schema, name=name)
 
 

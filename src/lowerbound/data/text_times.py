@@ -48,12 +48,21 @@ def find_text_times(
 
 
 def _has_text_times(column: RawColumn, placeholders: Sequence[Any]) -> bool:
+    dates = {text for _, text in list_texts(column, placeholders)}
+    return len(dates) > 1 and all(map(_is_time, dates))
+
+
+def list_texts(column: RawColumn, placeholders: Sequence[Any]) -> list[tuple[int, str]]:
+    """The row and the value of each cell of a column of text that is not missing.
+
+    A column of another type, or with declared categories, has none.
+    """
     missing = column.find_missing(placeholders)
     if missing.all() or column.find_content(missing) != "text" or column.list_categories():
-        return False
-    texts = {each.strip() for each in column.read_values(missing) if each is not None}
-    dates = texts.difference(MARKS)
-    return len(dates) > 1 and all(map(_is_time, dates))
+        return []
+    values = enumerate(column.read_values(missing))
+    texts = [(row, each.strip()) for row, each in values if each is not None]
+    return [(row, text) for row, text in texts if text not in MARKS]
 
 
 def _is_time(text: str) -> bool:

@@ -62,20 +62,19 @@ class Gain:
         if self.nats > 0:
             return None
         return (
-            f"the {self.name}, {self.bound:,.2f} nats, is {-self.nats:,.2f} nats BELOW that of "
-            f"independent entries ({self.baseline:,.2f}): the model knows less about the data than "
-            "the mean and the spread of each entry. Train longer, or check the likelihood and the "
-            "units of the data (standardize=True, or lb.LogInput for positive values). In a table, "
-            "also check for undeclared markers of missing values, for outliers, and for wrong "
-            "types of columns"
+            f"the {self.name}, {self.bound:.2f} nats, is {-self.nats:.2f} nats BELOW that of "
+            f"independent entries ({self.baseline:.2f}): the model knows less about the data than "
+            "the mean and the spread of each entry. Train longer, or check the likelihood, the "
+            "units of real numbers (standardize=True, or lb.LogInput for positive ones), and in a "
+            "table undeclared markers of missing values, outliers and wrong types of columns"
         )
 
     def __str__(self) -> str:
         if self.warning is not None:
             return self.warning
         return (
-            f"the {self.name} is {self.nats:,.2f} nats above that of independent entries "
-            f"({self.baseline:,.2f})"
+            f"the {self.name} is {self.nats:.2f} nats above that of independent entries "
+            f"({self.baseline:.2f})"
         )
 
 
@@ -93,8 +92,8 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
       is scored by the frequencies in all other rows, after 1 / L is added to the count of each
       level (Perks 1947). Ordered levels, such as those of pixels, are also scored by a Gaussian
       over their bins, and the better of the two scores is returned.
-    - The hour of the day has a density that is linear between 24 knots, and its score is lowered by
-      the number of its parameters, 23, over N.
+    - The hour of the day has a density that is linear between 24 knots, whose score is lowered by
+      the number of its parameters, 23, over N; or a uniform one, if that scores better.
     - If the model scores which values of a table are missing, so does each incomplete column, by
       the frequency of missing values.
     - For counts, :math:`p_d` is a negative binomial distribution with the moments of the data. If
@@ -269,7 +268,8 @@ def _score_phases(x: Tensor, knots: int) -> Tensor:
     log_density = FactorialPhases(estimate_phases(x, knots).log()).entrywise_log_prob(
         x.nan_to_num(0.0)
     )
-    return _average(log_density.where(~x.isnan(), math.nan).nanmean(0), knots - 1.0, x)
+    scores = _average(log_density.where(~x.isnan(), math.nan).nanmean(0), knots - 1.0, x)
+    return scores.clamp(min=0.0)  # the score of a uniform density, which has no parameters
 
 
 def _score_counts(x: Tensor, exposure: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lowerbound.errors import SettingsError, ShapeError
 Shape = tuple[int, ...]
 
 
-def as_shape(size: int | Shape) -> Shape:
+def as_shape(size: int | Iterable[int]) -> Shape:
     """Return an event's shape, given its number of dimensions or its shape.
 
     Raises:

@@ -80,12 +80,23 @@ class Form:
 
     @classmethod
     def of(cls, data: Any) -> "Form":
-        """The form of :class:`~lowerbound.Examples` or a data set, or that of a shape."""
+        """The form of :class:`~lowerbound.Examples` or a data set, or that of a shape.
+
+        Raises:
+            SettingsError: for anything else, such as an array.
+        """
         if isinstance(data, Form):
             return data
         examples = getattr(data, "train", data)
+        if isinstance(examples, int | tuple | list):
+            from lowerbound.networks.shapes import as_shape
+
+            return cls(as_shape(examples))
         if not hasattr(examples, "levels"):
-            return cls(tuple(examples))
+            raise SettingsError(
+                "a recipe takes the shape of an example, examples or a data set, not a "
+                f"{type(examples).__name__}; load the data by lb.load_data"
+            )
         schema = getattr(examples.preprocessing, "schema", None)
         parts = [examples]
         if getattr(data, "has_test", False):

@@ -50,7 +50,7 @@ def save_learning_curves(
                 line.set_marker(".")
         baseline = history[-1].get("baseline") if term == "bound" else None
         if baseline is not None:
-            name = f"independent entries: {baseline:,.2f}"
+            name = f"independent entries: {baseline:.2f}"
             axes.axhline(baseline, label=name, color="0.5", linestyle="--")
         axes.set(title=title, xlabel="epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

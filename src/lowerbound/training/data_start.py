@@ -103,7 +103,7 @@ def _start_from(
         loop.progress.start["before"] = bound
     loop.notes.append(
         f"the likelihood starts at the mean and the spread of {len(examples):,} examples, which "
-        f"raises the {loop.objective.label(model)} from {bound:,.2f} to {started:,.2f} nats"
+        f"raises the {loop.objective.label(model)} from {bound:.2f} to {started:.2f} nats"
     )
 
 

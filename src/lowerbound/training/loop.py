@@ -34,6 +34,7 @@ from lowerbound.training.rates import LearningRates
 from lowerbound.training.records import (
     average_terms,
     describe_cut_schedules,
+    describe_short_average,
     find_non_finite_group,
     make_non_finite_error,
     record_schedules,
@@ -65,6 +66,7 @@ class Loop:
     observers: list[Observer]
     signals: StopSignals = field(default_factory=StopSignals)
     autostop: AutoStop | None = None
+    decay: float | None = None
     options: StepOptions = field(default_factory=StepOptions)
     progress: Progress = field(default_factory=Progress)
     best_weights: Weights | None = None
@@ -152,7 +154,8 @@ class Loop:
     def unfinished(self) -> list[str]:
         """Messages about a training that ended before its schedules or its tolerance."""
         if self.autostop is None or self.progress.settled:
-            return describe_cut_schedules(self.progress)
+            cut = describe_cut_schedules(self.progress)
+            return cut + describe_short_average(self.progress, self.decay)
         return self.autostop.describe_unfinished(self.progress)
 
     def snapshot(self) -> Progress:

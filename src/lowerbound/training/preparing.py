@@ -94,6 +94,7 @@ def make_loop(
         ema=average,
         patience=settings.patience,
         autostop=autostop,
+        decay=settings.ema,
         seed=settings.seed,
         observers=list(observers),
         signals=signals,

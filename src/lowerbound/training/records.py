@@ -15,6 +15,9 @@ from lowerbound.runs.finite import find_non_finite, list_buffers
 from lowerbound.runs.optimizer_state import flatten_optimizer
 from lowerbound.training.progress import Progress
 
+# An exponential average of weights that has so much of the first ones has not forgotten them.
+_LARGE_SHARE = 0.1
+
 
 def record_schedules(
     schedules: Mapping[str, Schedule], step: int, epochs: float
@@ -50,6 +53,20 @@ def describe_cut_schedules(progress: Progress) -> list[str]:
         reached, end = schedule["reached"], schedule["end"]
         lines.append(f"{name} reached {reached:.3g}, not {end:.3g}: {why}")
     return lines
+
+
+def describe_short_average(progress: Progress, decay: float | None) -> list[str]:
+    """Write a line if much of the average of the kept weights is the weights of the first step."""
+    if not progress.history or decay is None:
+        return []
+    record = progress.history[(progress.best_epoch or len(progress.history)) - 1]
+    share = decay ** (record["step"] - 1)
+    if share < _LARGE_SHARE:
+        return []
+    return [
+        f"{share:.0%} of the averaged weights are those of the first step: train longer, or "
+        f"average over fewer steps, with a smaller ema than {decay:g}"
+    ]
 
 
 def describe_complete(progress: Progress, total_steps: int, epoch_steps: int) -> str:

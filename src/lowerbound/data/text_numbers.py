@@ -1,0 +1,114 @@
+"""Text that turns a column of numbers into a column of text is pointed out."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lowerbound.data.frames import RawTable
+from lowerbound.data.hints import giving_once
+from lowerbound.data.raw_columns import RawColumn
+from lowerbound.data.suspects import is_usual_mark
+from lowerbound.data.text_times import list_texts
+
+# At most this share of the values of a column of numbers is text by mistake.
+_STRAY_SHARE = 0.1
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+
+
+def find_stray_text(
+    table: RawTable, placeholders: Sequence[Any] = (), types: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    """Find text that turns a column of numbers into text, such as ``thirty`` or ``1,234.50``.
+
+    At least nine tenths of the values of such a column look like numbers, with a decimal point or a
+    decimal comma, and some cannot be read as numbers.
+
+    Args:
+        table: the table.
+        placeholders: the values that the user has declared as missing.
+        types: the types that the user gave to some columns, which are not suspected.
+
+    Returns:
+        What the text is and in which row it first occurs, by the name of the column.
+
+    Example:
+        >>> import pandas as pd
+        >>> from lowerbound.data.frames import open_table
+        >>> ages = ["34", "thirty", *map(str, range(20, 40))]
+        >>> find_stray_text(open_table(pd.DataFrame({"age": ages})))
+        {'age': "'thirty' in row 1"}
+    """
+    found = {
+        name: _find_in(column, placeholders)
+        for name, column in table.columns.items()
+        if name not in (types or {})
+    }
+    return {name: _describe(rows) for name, rows in found.items() if rows}
+
+
+def _find_in(column: RawColumn, placeholders: Sequence[Any]) -> dict[str, int]:
+    """The first row of each text, in the order of the rows."""
+    texts = [pair for pair in list_texts(column, placeholders) if not is_usual_mark(pair[1])]
+    strays = [(row, text) for row, text in texts if not _is_number(text)]
+    mistakes = [text for _, text in strays if not _DECIMAL_COMMA.fullmatch(text)]
+    if len(mistakes) > _STRAY_SHARE * len(texts):
+        return {}
+    first: dict[str, int] = {}
+    for row, text in strays:
+        first.setdefault(text, row)
+    return first
+
+
+def describe_first_text(column: RawColumn, placeholders: Sequence[Any]) -> str:
+    """Describe the first text that is not a number, as the end of a phrase; empty without text."""
+    texts = list_texts(column, placeholders)
+    if not texts:
+        return ""
+    row, text = next((each for each in texts if not _is_number(each[1])), texts[0])
+    return f", such as {text!r} in row {row:,}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _describe(rows: Mapping[str, int]) -> str:
+    (text, row), *others = rows.items()
+    more = f" and {len(others):,} other{'s' * (len(others) > 1)}" if others else ""
+    return f"{text!r} in row {row:,}{more}"
+
+
+def warn_stray_text(
+    table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
+) -> None:
+    """Warn of columns that are text only because of some of their values, once in a session.
+
+    Args:
+        table: the table, whose columns can be read.
+        placeholders: the values that the user has declared as missing.
+        types: the types that the user gave to some columns.
+        name: the name of the data in messages.
+    """
+    strays = find_stray_text(table, placeholders, types)
+    with giving_once((name, len(table), *each) for each in strays.items()) as new:
+        if not new:
+            return
+        found = "; ".join(f"{column!r} (text: {text})" for *_, column, text in new)
+        _, _, first, _ = new[0]
+        warnings.warn(
+            f"{name}: the values of some columns look like numbers, but some are text, so the "
+            f"model takes all of them for categories or leaves the column out: {found}. Write "
+            "numbers with a decimal point and without other marks, declare text that stands for "
+            f"missing values by missing_values=, or name the type, for example "
+            f"columns={{{first!r}: 'categorical'}}",
+            UserWarning,
+            stacklevel=2,
+        )

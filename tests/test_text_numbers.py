@@ -1,0 +1,76 @@
+"""Text that turns a column of numbers into text is pointed out, with few false alarms."""
+
+import warnings
+
+import pandas as pd
+import pytest
+
+import lowerbound as lb
+from lowerbound.cli import main
+from lowerbound.data import inspect_table
+from lowerbound.data.frames import open_table
+from lowerbound.data.text_numbers import find_stray_text
+from lowerbound.errors import DataError
+from lowerbound.sklearn import VAE
+
+AGES = [str(age) for age in range(20, 60)]
+SIZES = [row * row / 7 for row in range(41)]
+FOUND = "'thirty' in row 40"
+
+
+def find_in(values, *placeholders, **types):
+    table = open_table(pd.DataFrame({"age": values}))
+    return find_stray_text(table, placeholders, types).get("age")
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ([*AGES, "thirty"], FOUND),
+        ([*AGES, None, "?", "NA", "thirty", "thirty"], "'thirty' in row 43"),
+        ([*AGES, "1,234.50", " 40+ "], "'1,234.50' in row 40 and 1 other"),
+        (["1,5", "-2,75", "8,25", "7"], "'1,5' in row 0 and 2 others"),
+        (["1,5", "2,75", "low", "7"], None),  # too many others
+        (AGES, None),  # text in a frame is what the user has chosen
+        ([*AGES, "?"], None),  # a marker of missing values, of which another hint warns
+        (["Bern", "Chur", "12"], None),
+        (pd.Categorical([*AGES, "thirty"]), None),  # declared
+        ([1.0, 2.0], None),
+        (pd.Series([None, None], dtype="str"), None),
+    ],
+)
+def test_text_in_columns_of_numbers_is_found(values, found):
+    assert find_in(values) == found
+
+
+def test_declared_text_and_columns_are_not_suspected():
+    values = [*AGES, "thirty"]
+    assert find_in(values, "thirty") is None
+    assert find_in(values, age="categorical") is None
+
+
+def test_a_training_an_inspection_and_an_estimator_point_out_the_text(tmp_path, capsys):
+    frame = pd.DataFrame({"age": [*AGES, "thirty"], "size": SIZES})
+    assert "; numbers? text is 'thirty' in row 40" in str(inspect_table(frame)["values"][0])
+    with pytest.warns(UserWarning, match=rf"look like numbers.*'age' \(text: {FOUND}\)"):
+        lb.load_data(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lb.load_data(frame)  # the hint was given
+    with pytest.warns(UserWarning, match=r"^X: .*look like numbers"):
+        VAE(steps=1, hidden=4).fit(frame)
+    frame.to_csv(tmp_path / "people.csv", index=False)
+    with pytest.raises(SystemExit, match="0"):
+        main(["data", "inspect", str(tmp_path / "people.csv")])
+    assert "numbers? text" in capsys.readouterr().out
+
+
+def test_a_type_that_text_cannot_have_is_refused_with_the_first_text_that_is_not_a_number():
+    frame = pd.DataFrame({"age": [*AGES, "thirty"], "size": SIZES})
+    place = rf"'age' contains text, such as {FOUND}, so it cannot be count"
+    with pytest.raises(DataError, match=place):
+        lb.load_data(frame, columns={"age": "count"})
+    with pytest.raises(DataError, match=r"contains text, such as '20' in row 0, so"):
+        lb.load_data(frame.iloc[:40], columns={"age": "count"})
+    with pytest.raises(DataError, match="contains text, so it cannot be count"):
+        lb.load_data(frame.astype({"age": "category"}), columns={"age": "count"})
