@@ -64,7 +64,11 @@ def test_the_step_is_the_largest_of_which_differences_are_multiples():
     assert infer(np.random.default_rng(0).normal(size=300)).step == 0.0
     assert infer(np.random.default_rng(0).normal(size=300).astype(np.float32)).step == 0.0
     assert infer(np.array([-5.13, 2.98] + [np.nan] * 30)).step == 0.0
-    assert infer(np.append(1e5 * ROUNDED, 0.5)).step == 0.0  # tiny beside the spread
+    # A power of ten is found even if it is so small that it says nothing about the density.
+    column = infer(np.append(1e5 * ROUNDED, 0.5))
+    assert column.step == 0.1
+    assert column.entries[0].least_scale < 1e-6
+    assert infer(np.append(1e5 * ROUNDED, np.pi)).step == 0.0
 
 
 @pytest.mark.parametrize(("factor", "shift"), SCALINGS)
@@ -81,6 +85,16 @@ def test_rounded_numbers_are_written_with_few_digits():
     assert Grid(7.0, 10.0).round(np.array([52.1])).tolist() == [57.0]
     assert Grid(3e-6, 1e-6).round(np.array([5.7e-5])).tolist() == [5.7e-5]
     np.testing.assert_allclose(Grid(0.0, 1 / 3).round(np.array([0.6])), [2 / 3], rtol=1e-15)
+
+
+def test_draws_of_amounts_over_many_orders_are_rounded_as_the_values_are():
+    amounts = np.exp(np.random.default_rng(0).normal(10, 1.5, 1000))
+    assert amounts.std() > 1e5
+    for decimals in (2, 0):
+        column = infer(np.round(amounts, decimals), types={"a": "real"})
+        assert column.step == 10.0**-decimals
+        assert column.round(amounts[::-1]).tolist() == np.round(amounts[::-1], decimals).tolist()
+    assert infer(amounts).step == 0
 
 
 def test_rounded_positive_numbers_and_proportions_stay_inside_of_their_range():

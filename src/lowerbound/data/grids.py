@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 # The error of a value, in units of the precision of its type.
 _ROUNDINGS = 8.0
 
-# The smallest step that says something, as a multiple of the standard deviation, and of the error.
+# The smallest step that is looked for, as a multiple of the standard deviation, and of the error.
 _LEAST_STEP = 1e-4
 _LEAST_ERRORS = 100.0
 
@@ -33,7 +33,8 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
     """The largest step that divides all differences of values; 0.0 if there is none.
 
     Multiplying the values multiplies their step, and adding a number does not change it. A step
-    that is tiny beside their standard deviation says nothing, and is not counted.
+    that is tiny beside their standard deviation says nothing about a density. Such a step is found
+    only if it is a power of ten, such as cents, so that draws can be rounded.
 
     Args:
         values: the values.
@@ -44,6 +45,8 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
         >>> values = np.array([0.5, 1.1, 1.3, 3.7])
         >>> find_step(values, 1e-16), find_step(values * 100 + 7, 1e-16)
         (0.2, 20.0)
+        >>> find_step(np.array([0.07, 1e5, 231_017.21]), 1e-16)
+        0.01
     """
     different = np.unique(values)
     gaps, error = np.diff(different), _ROUNDINGS * precision * float(np.abs(values).max())
@@ -57,9 +60,22 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
         rest = np.abs(gaps - multiples * step)
         is_rest = rest > error + multiples * step_error
         if not is_rest.any():
-            return _refine_step(different, step, error)
+            refined = _refine_step(different, step, error)
+            if refined:
+                return refined
+            break
         rest, multiples = rest[is_rest], multiples[is_rest]
         step, step_error = float(rest.min()), error + float(multiples[rest.argmin()]) * step_error
+    return _find_decimal_step(values, precision, _LEAST_ERRORS * error)
+
+
+def _find_decimal_step(values: NDArray[np.float64], precision: float, least: float) -> float:
+    """The largest power of ten above ``least`` of which all values are multiples; 0.0 without one."""
+    largest = math.floor(math.log10(np.abs(values).max()))
+    for exponent in range(largest, math.floor(math.log10(least)), -1):
+        errors = np.abs(np.round(values, -exponent) - values)
+        if (errors <= precision * np.abs(values)).all():
+            return float(f"1e{exponent}")
     return 0.0
 
 
