@@ -70,7 +70,7 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
 
 
 def _find_decimal_step(values: NDArray[np.float64], precision: float, least: float) -> float:
-    """The largest power of ten above ``least`` of which all values are multiples; 0.0 without one."""
+    """The largest power of ten above ``least`` that divides all values; 0.0 if there is none."""
     largest = math.floor(math.log10(np.abs(values).max()))
     for exponent in range(largest, math.floor(math.log10(least)), -1):
         errors = np.abs(np.round(values, -exponent) - values)
