@@ -7,7 +7,7 @@ import pytest
 
 import lowerbound as lb
 from lowerbound.cli import main
-from lowerbound.data import inspect_table
+from lowerbound.data import inspect_table, text_numbers
 from lowerbound.data.frames import open_table
 from lowerbound.data.text_numbers import find_stray_text
 from lowerbound.errors import DataError
@@ -41,6 +41,13 @@ def find_in(values, *placeholders, **types):
 )
 def test_text_in_columns_of_numbers_is_found(values, found):
     assert find_in(values) == found
+
+
+def test_a_text_that_occurs_often_is_looked_at_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr(text_numbers, "_is_number", lambda text: looked.append(text) or True)
+    assert find_in([*AGES, "thirty"] * 50) is None
+    assert len(looked) == 41
 
 
 def test_declared_text_and_columns_are_not_suspected():
