@@ -4,6 +4,7 @@ import copy
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zuko
@@ -488,6 +489,9 @@ def test_latents_to_decode_may_be_arrays_and_lists(make):
     expected = model.decode(torch.from_numpy(z))
     assert torch.equal(model.decode(z), expected)
     assert torch.equal(model.decode(z.tolist()), expected)
+    assert torch.equal(model.decode(pd.DataFrame(z)), expected)
+    assert torch.equal(model.decode(list(torch.from_numpy(z))), expected)
+    assert torch.equal(model.decode(z[::-1]), expected.flip(0))
 
 
 @pytest.mark.parametrize("make", [make_latent, make_two_layers])
