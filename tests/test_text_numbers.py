@@ -81,3 +81,13 @@ def test_a_type_that_text_cannot_have_is_refused_with_the_first_text_that_is_not
         lb.load_data(frame.iloc[:40], columns={"age": "count"})
     with pytest.raises(DataError, match="contains text, so it cannot be count"):
         lb.load_data(frame.astype({"age": "category"}), columns={"age": "count"})
+
+
+def test_a_table_of_decimal_commas_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "commas.csv"
+    path.write_text("size\n" + "".join(f'"{row},5"\n' for row in range(30)))
+    said = (
+        r"no column can be modelled.*decimal point: 'size' \(text: '0,5' in row 0 and 29 others\)"
+    )
+    with pytest.raises(DataError, match=said):
+        lb.load_data(path)

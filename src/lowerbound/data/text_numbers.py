@@ -99,6 +99,11 @@ def _describe(rows: Mapping[str, int]) -> str:
     return f"{text!r} in row {row:,}{more}"
 
 
+def join_strays(strays: Mapping[str, str]) -> str:
+    """Join what :func:`find_stray_text` has found, for a message."""
+    return "; ".join(f"{column!r} (text: {text})" for column, text in strays.items())
+
+
 def warn_stray_text(
     table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
 ) -> None:
@@ -114,7 +119,7 @@ def warn_stray_text(
     with giving_once((name, len(table), *each) for each in strays.items()) as new:
         if not new:
             return
-        found = "; ".join(f"{column!r} (text: {text})" for *_, column, text in new)
+        found = join_strays({column: text for *_, column, text in new})
         _, _, first, _ = new[0]
         warnings.warn(
             f"{name}: the values of some columns look like numbers, but some are text, so the "
