@@ -8,6 +8,7 @@ twice, the factors of each example in random order, or nothing.
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -368,9 +369,19 @@ def test_nothing_is_encoded_before_all_is_checked(factors, settings, message, mo
         lb.disentanglement(model, make_sprites(60), factors, **settings)
 
 
+@pytest.mark.parametrize("kind", [object, "string", "category"])
+def test_a_factor_may_be_a_column_of_text(kind):
+    codes, known = np.random.default_rng(0).random((100, 2)), np.arange(100) % 2
+    names = ["clerk", "cook"] * 50
+    found = score_codes(codes, {"job": pd.Series(names, dtype=kind), "b": known})
+    assert str(found) == str(score_codes(codes, {"job": names, "b": known}))
+
+
 def test_factors_of_other_types_and_a_single_bin_are_refused():
     codes, known = np.random.default_rng(0).random((100, 2)), np.arange(100) % 2
     with pytest.raises(DataError, match="'a' has values of type object; give numbers, or names"):
         score_codes(codes, {"a": np.array([None, "x"] * 50), "b": known})
+    with pytest.raises(DataError, match="'a' has values of type object"):
+        score_codes(codes, {"a": np.array([math.nan, "x"] * 50, dtype=object), "b": known})
     with pytest.raises(SettingsError, match="bins=1 tells no values apart"):
         score_codes(codes, {"a": known, "b": known}, bins=1)

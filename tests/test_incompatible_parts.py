@@ -4,6 +4,7 @@ import copy
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zuko
@@ -445,6 +446,13 @@ def test_layers_are_lists_of_modules(parts):
         lb.LayeredModel(parts, [nn.Identity()], nn.Identity())
 
 
+@pytest.mark.parametrize("kind", ["features", "states"])
+def test_networks_of_layers_are_recommended_as_networks(kind):
+    said = rf"LayeredModel: {kind}: that of z1 must be a module, such as lb\.mlp\(\.\.\.\), not 3"
+    with pytest.raises(SettingsError, match=said):
+        lb.LayeredModel([nn.Identity()], [nn.Identity()], nn.Identity(), **{kind: [3]})
+
+
 WRONG_SETTINGS = {
     "min_scale='x'": lambda: lb.Gaussian(lb.mlp(4, 6), min_scale="x"),
     "max_scale=None": lambda: lb.LowRankGaussian(lb.mlp(4, 9), 1, max_scale=None),
@@ -488,6 +496,9 @@ def test_latents_to_decode_may_be_arrays_and_lists(make):
     expected = model.decode(torch.from_numpy(z))
     assert torch.equal(model.decode(z), expected)
     assert torch.equal(model.decode(z.tolist()), expected)
+    assert torch.equal(model.decode(pd.DataFrame(z)), expected)
+    assert torch.equal(model.decode(list(torch.from_numpy(z))), expected)
+    assert torch.equal(model.decode(z[::-1]), expected.flip(0))
 
 
 @pytest.mark.parametrize("make", [make_latent, make_two_layers])

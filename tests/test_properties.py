@@ -118,6 +118,10 @@ def test_masks_of_dropout_have_its_share_and_are_independent(share, dtype):
         assert abs(both - share**2) < 5 * share / len(is_zero) ** 0.5
 
 
+def test_dropout_with_a_tiny_share_keeps_all_values():
+    torch.testing.assert_close(Dropout(1e-6)(torch.ones(1000)), torch.ones(1000), rtol=0, atol=0)
+
+
 def test_dropout_leaves_the_path_of_residual_blocks_whole():
     torch.manual_seed(0)
     net = lb.mlp(3, 8, 2, residual=True, dropout=1 - 1e-9).double()

@@ -7,7 +7,7 @@ import pytest
 
 import lowerbound as lb
 from lowerbound.cli import main
-from lowerbound.data import inspect_table
+from lowerbound.data import inspect_table, text_numbers
 from lowerbound.data.frames import open_table
 from lowerbound.data.text_numbers import find_stray_text
 from lowerbound.errors import DataError
@@ -43,6 +43,13 @@ def test_text_in_columns_of_numbers_is_found(values, found):
     assert find_in(values) == found
 
 
+def test_a_text_that_occurs_often_is_looked_at_once(monkeypatch):
+    looked = []
+    monkeypatch.setattr(text_numbers, "_is_number", lambda text: looked.append(text) or True)
+    assert find_in([*AGES, "thirty"] * 50) is None
+    assert len(looked) == 41
+
+
 def test_declared_text_and_columns_are_not_suspected():
     values = [*AGES, "thirty"]
     assert find_in(values, "thirty") is None
@@ -74,3 +81,13 @@ def test_a_type_that_text_cannot_have_is_refused_with_the_first_text_that_is_not
         lb.load_data(frame.iloc[:40], columns={"age": "count"})
     with pytest.raises(DataError, match="contains text, so it cannot be count"):
         lb.load_data(frame.astype({"age": "category"}), columns={"age": "count"})
+
+
+def test_a_table_of_decimal_commas_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "commas.csv"
+    path.write_text("size\n" + "".join(f'"{row},5"\n' for row in range(30)))
+    said = (
+        r"no column can be modelled.*decimal point: 'size' \(text: '0,5' in row 0 and 29 others\)"
+    )
+    with pytest.raises(DataError, match=said):
+        lb.load_data(path)

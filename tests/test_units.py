@@ -8,6 +8,8 @@ import warnings
 import pandas as pd
 import pytest
 import torch
+from torch import nn
+from torch.distributions import Independent
 
 import lowerbound as lb
 from lowerbound.conditionals import Standardized
@@ -199,3 +201,23 @@ def test_the_yardstick_of_pixels_has_bins_of_width_one():
     entropy = 0.5 * math.log(2 * math.pi * math.e * (143 / 12 + 1 / 12))
     found = score_entries(lb.Categorical(lb.mlp(2, 256 * 50)), data)
     assert found == pytest.approx(50 * (-entropy - 2 / 12), rel=1e-6)
+
+
+class Pareto(nn.Module):
+    """Values above a bound that is a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = lb.mlp(2, 2)
+
+    def forward(self, z):
+        alpha = nn.functional.softplus(self.network(z)) + 0.1
+        return Independent(torch.distributions.Pareto(torch.full_like(alpha, 0.01), alpha), 1)
+
+
+def test_values_above_a_bound_that_is_a_tensor_have_units_that_cannot_be_changed():
+    model = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(2, 4)), Pareto())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TrainingWarning)
+        lb.fit(model, lb.ELBO(), 100 * torch.rand(30, 2) + 1, steps=1, progress=False)
+    assert not any("standard deviation" in str(warning.message) for warning in caught)

@@ -28,7 +28,7 @@ from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_a
 from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, clean_marks, simplify
-from lowerbound.data.text_numbers import describe_first_text
+from lowerbound.data.text_numbers import describe_first_text, find_stray_text, join_strays
 from lowerbound.data.text_times import suggest_conversion
 from lowerbound.errors import DataError, SettingsError
 
@@ -96,9 +96,11 @@ def infer_schema(
     schema = Schema(columns, table.library, tuple(placeholders))
     if not schema.modelled:
         reasons = join_names([f"{each.name} ({each.type})" for each in columns])
+        strays = join_strays(find_stray_text(table, placeholders, asked))
+        numbers = f", or write numbers with a decimal point: {strays}" if strays else ""
         raise DataError(
             f"{name}: no column can be modelled: {reasons}. Give the types of some, such as "
-            f"columns={{{table.names[0]!r}: 'categorical'}}"
+            f"columns={{{table.names[0]!r}: 'categorical'}}{numbers}"
         )
     return schema
 

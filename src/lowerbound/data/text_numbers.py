@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,20 +53,32 @@ def find_stray_text(
 
 def _find_in(column: RawColumn, placeholders: Sequence[Any]) -> dict[str, int]:
     """The first row of each text, in the order of the rows."""
-    texts = [pair for pair in list_texts(column, placeholders) if not is_usual_mark(pair[1])]
-    strays = [(row, text) for row, text in texts if not _is_number(text)]
-    mistakes = [text for _, text in strays if not _DECIMAL_COMMA.fullmatch(text)]
-    if len(mistakes) > _STRAY_SHARE * len(texts):
-        return {}
+    texts = list_texts(column, placeholders)
+    counts = {
+        text: count
+        for text, count in Counter(texts).items()
+        if text is not None and not is_usual_mark(text)
+    }
+    most, mistakes = _STRAY_SHARE * sum(counts.values()), 0
+    strays: set[str] = set()
+    for text, count in counts.items():
+        if _is_number(text):
+            continue
+        strays.add(text)
+        mistakes += 0 if _DECIMAL_COMMA.fullmatch(text) else count
+        if mistakes > most:
+            return {}
     first: dict[str, int] = {}
-    for row, text in strays:
-        first.setdefault(text, row)
+    for row, each in enumerate(texts):
+        if each is not None and each in strays:
+            first.setdefault(each, row)
     return first
 
 
 def describe_first_text(column: RawColumn, placeholders: Sequence[Any]) -> str:
     """Describe the first text that is not a number, as the end of a phrase; empty without text."""
-    texts = list_texts(column, placeholders)
+    rows = enumerate(list_texts(column, placeholders))
+    texts = [(row, text) for row, text in rows if text is not None]
     if not texts:
         return ""
     row, text = next((each for each in texts if not _is_number(each[1])), texts[0])
@@ -86,6 +99,11 @@ def _describe(rows: Mapping[str, int]) -> str:
     return f"{text!r} in row {row:,}{more}"
 
 
+def join_strays(strays: Mapping[str, str]) -> str:
+    """Join what :func:`find_stray_text` has found, for a message."""
+    return "; ".join(f"{column!r} (text: {text})" for column, text in strays.items())
+
+
 def warn_stray_text(
     table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
 ) -> None:
@@ -101,7 +119,7 @@ def warn_stray_text(
     with giving_once((name, len(table), *each) for each in strays.items()) as new:
         if not new:
             return
-        found = "; ".join(f"{column!r} (text: {text})" for *_, column, text in new)
+        found = join_strays({column: text for *_, column, text in new})
         _, _, first, _ = new[0]
         warnings.warn(
             f"{name}: the values of some columns look like numbers, but some are text, so the "

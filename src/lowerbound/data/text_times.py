@@ -48,21 +48,20 @@ def find_text_times(
 
 
 def _has_text_times(column: RawColumn, placeholders: Sequence[Any]) -> bool:
-    dates = {text for _, text in list_texts(column, placeholders)}
-    return len(dates) > 1 and all(map(_is_time, dates))
+    texts = {each for each in list_texts(column, placeholders) if each is not None}
+    return len(texts) > 1 and all(map(_is_time, texts))
 
 
-def list_texts(column: RawColumn, placeholders: Sequence[Any]) -> list[tuple[int, str]]:
-    """The row and the value of each cell of a column of text that is not missing.
+def list_texts(column: RawColumn, placeholders: Sequence[Any]) -> list[str | None]:
+    """The text of each row of a column, with ``None`` where it is missing.
 
-    A column of another type, or with declared categories, has none.
+    A column of another type, or with declared categories, has none: its list is empty.
     """
     missing = column.find_missing(placeholders)
     if missing.all() or column.find_content(missing) != "text" or column.list_categories():
         return []
-    values = enumerate(column.read_values(missing))
-    texts = [(row, each.strip()) for row, each in values if each is not None]
-    return [(row, text) for row, text in texts if text not in MARKS]
+    texts = [each if each is None else each.strip() for each in column.read_values(missing)]
+    return [None if text in MARKS else text for text in texts]
 
 
 def _is_time(text: str) -> bool:

@@ -213,6 +213,8 @@ def _read_factor(name: str, values: Any, count: int) -> np.ndarray[Any, Any]:
     if isinstance(values, Tensor):
         values = values.cpu()
     factor = np.asarray(values)
+    if factor.dtype.kind == "O" and len(set(map(type, factor.tolist()))) == 1:
+        factor = np.array(factor.tolist())  # such as a column of text in pandas
     if factor.shape != (count,):
         raise DataError(
             f"disentanglement: the factor {name!r} has the shape {factor.shape}; it must have one "

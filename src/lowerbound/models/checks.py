@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -194,7 +195,7 @@ def read_latents(z: Any, name: str = "latents") -> Tensor:
         DataError: if they are not finite numbers, naming the row.
     """
     try:
-        latents = torch.as_tensor(z)
+        latents = z if isinstance(z, Tensor) else torch.from_numpy(np.array(z, order="C"))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"decode: the {name} cannot be read as an array of numbers ({error}); give what encode "

@@ -16,6 +16,14 @@ from lowerbound.settings import check_whole_number
 
 Merge = Literal["concatenate", "product", "residual"]
 
+_EXAMPLES = {
+    "priors": "lb.Gaussian(lb.mlp(...))",
+    "posteriors": "lb.Gaussian(lb.mlp(...))",
+    "features": "lb.mlp(...)",
+    "states": "lb.mlp(...)",
+}
+"""A module that could be the part of a layer, by the kind of the part."""
+
 _RELATE: dict[str, Callable[[DiagonalNormal, DiagonalNormal], DiagonalNormal]] = {
     "product": multiply_normals,
     "residual": shift_normal,
@@ -63,7 +71,7 @@ def list_modules(name: str, parts: Iterable[nn.Module]) -> nn.ModuleList:
         raise SettingsError(f"{where} must be a list, one module for each layer, not {parts!r}")
     modules = list(parts)
     for number, module in enumerate(modules, 1):
-        check_module(f"{where}: that of z{number}", module, "lb.Gaussian(lb.mlp(...))")
+        check_module(f"{where}: that of z{number}", module, _EXAMPLES[name])
     return nn.ModuleList(modules)
 
 

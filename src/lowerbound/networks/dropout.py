@@ -31,7 +31,7 @@ class Dropout(nn.Dropout):
             -(2**63), 2**63 - 1, (-(-x.numel() // _VALUES_PER_NUMBER),), device=x.device
         )
         values = numbers.view(torch.int16)[: x.numel()].view(x.shape)
-        kept = max(1, round((1 - self.p) * 2**_BITS))
-        is_kept = values < kept - 2 ** (_BITS - 1)
-        factors: Tensor = is_kept.to(x.dtype) * (2**_BITS / kept)
+        dropped = min(round(self.p * 2**_BITS), 2**_BITS - 1)
+        is_kept = values >= dropped - 2 ** (_BITS - 1)
+        factors: Tensor = is_kept.to(x.dtype) * (2**_BITS / (2**_BITS - dropped))
         return x * factors

@@ -35,8 +35,8 @@ def iwae(
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
         Field(
-            description="estimator of the encoder's gradient; only that of dreg does not get "
-            "noisier with more samples"
+            description="estimator of the encoder's gradient: with more samples, the noise of "
+            "pathwise grows beside its mean; sticking-the-landing is biased; dreg has neither fault"
         ),
     ] = "pathwise",
     groups: Annotated[
@@ -118,8 +118,8 @@ def iwae_2layer(
     gradient: Annotated[
         Literal["pathwise", "sticking-the-landing", "dreg"],
         Field(
-            description="estimator of the encoders' gradient; only that of dreg does not get "
-            "noisier with more samples"
+            description="estimator of the encoders' gradient: with more samples, the noise of "
+            "pathwise grows beside its mean; sticking-the-landing is biased; dreg has neither fault"
         ),
     ] = "pathwise",
     seed: int | None = None,

@@ -11,11 +11,13 @@ from lowerbound.conditionals import LogInput, Standardized
 from lowerbound.data.examples import Examples
 from lowerbound.data.joined_names import join_names
 from lowerbound.distributions import find_entry_support
-from lowerbound.distributions.supports import find_values
+from lowerbound.distributions.supports import Values, find_values
 from lowerbound.models import Model
 
 # A network's outputs and gradients suit entries whose spreads are near 1, up to this factor.
 _LARGEST_FACTOR = 30.0
+
+_POSITIVE = Values(interval=(0.0, math.inf))
 
 # At most this many columns are named, those with the most extreme spreads.
 _MOST_NAMED = 6
@@ -59,8 +61,9 @@ def _choose_remedy(model: Model, p: Distribution) -> str | None:
             "nor those of samples"
         )
     values = None if support is None else find_values(support)
-    interval = None if values is None or values.joint is not None else values.interval
-    if interval != (0.0, math.inf) or any(isinstance(each, LogInput) for each in model.modules()):
+    interval = Values(interval=None if values is None or values.joint else values.interval)
+    is_positive = interval.lie_within(_POSITIVE) and _POSITIVE.lie_within(interval)
+    if not is_positive or any(isinstance(each, LogInput) for each in model.modules()):
         return None  # other data within bounds have units that cannot be changed
     return (
         "give large positive values to the encoder as logarithms, lb.LogInput(posterior), and "
