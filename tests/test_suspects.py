@@ -81,7 +81,7 @@ def test_training_data_with_them_get_one_warning_that_names_the_option(tmp_path)
 
 def test_an_inspected_table_shows_them():
     shown = inspect_table(make_messy())["values"].tolist()
-    assert shown[0] == "-999 to 5e+08; missing? -999 in 5 rows"
+    assert shown[0] == "-999 to 5e+08, in steps of 0.01; missing? -999 in 5 rows"
     assert "missing" not in shown[1]
     assert shown[2] == (
         "5 categories: Bern, Chur, NaN, 'St. Gallen, CH', n/a; missing? 'NaN' in 10 rows, 'n/a' in "

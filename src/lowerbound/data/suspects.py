@@ -12,7 +12,6 @@ import numpy as np
 from lowerbound.data.columns import LEFT_OUT, Floats
 from lowerbound.data.csv_text import MARKS
 from lowerbound.data.frames import RawTable, open_table
-from lowerbound.data.hints import giving_once
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import classify, clean_marks, simplify
 
@@ -116,45 +115,6 @@ def suggest_marks(suspects: Suspects, placeholders: Sequence[Any] = ()) -> list[
     # Text that is a number stands for the number, too.
     ordered = sorted(plain, key=lambda each: isinstance(each, str))
     return list({str(each): each for each in ordered}.values())
-
-
-def warn_suspects(
-    table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
-) -> None:
-    """Warn of all values of a table that usually stand for missing ones, once in a session.
-
-    Args:
-        table: the table, whose columns can be read.
-        placeholders: the values that the user has declared as missing.
-        types: the types that the user gave to some columns.
-        name: the name of the data in messages.
-    """
-    suspects = find_suspects(table, placeholders, types)
-    hints = (
-        (name, column, value, count)
-        for column, values in suspects.items()
-        for value, count in values.items()
-    )
-    with giving_once(hints) as new:
-        suspects = {
-            column: {value: count for _, each, value, count in new if each == column}
-            for _, column, _, _ in new
-        }
-        if suspects:
-            _warn(suspects, placeholders, name)
-
-
-def _warn(suspects: Suspects, placeholders: Sequence[Any], name: str) -> None:
-    found = "; ".join(
-        f"the column {column!r} is {describe_suspects(values)}"
-        for column, values in suspects.items()
-    )
-    warnings.warn(
-        f"{name}: {found}. The model takes them as values like all others; if they stand for "
-        f"missing ones, declare them by missing_values={suggest_marks(suspects, placeholders)!r}",
-        UserWarning,
-        stacklevel=3,
-    )
 
 
 def warn_unmatched(tables: Sequence[Any], placeholders: Sequence[Any], name: str) -> None:

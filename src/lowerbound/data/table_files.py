@@ -21,11 +21,10 @@ from lowerbound.data.frames import open_table
 from lowerbound.data.inference import infer_schema
 from lowerbound.data.joined_names import join_names
 from lowerbound.data.options import ReadOptions
+from lowerbound.data.oversights import warn_of_oversights
 from lowerbound.data.raw_values import read_marks
 from lowerbound.data.schema import make_table_examples
-from lowerbound.data.suspects import warn_suspects, warn_unmatched
-from lowerbound.data.text_numbers import warn_stray_text
-from lowerbound.data.text_times import warn_text_times
+from lowerbound.data.suspects import warn_unmatched
 from lowerbound.errors import DataError, LowerboundError, SettingsError
 
 _ARROW = (".feather", ".arrow")
@@ -86,9 +85,7 @@ def read_frame(frame: Any, name: str, options: ReadOptions) -> Examples:
     schema = infer_schema(
         opened, types=types, placeholders=marks, unknown=options.unknown, name=name
     )
-    warn_suspects(opened, marks, types, name)
-    warn_text_times(opened, marks, types, name)
-    warn_stray_text(opened, marks, types, name)
+    warn_of_oversights(opened, marks, types, name)
     return make_table_examples(opened, schema, name=name)
 
 

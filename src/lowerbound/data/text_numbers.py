@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowerbound.data.frames import RawTable
-from lowerbound.data.hints import giving_once
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.suspects import is_usual_mark
 from lowerbound.data.text_times import list_texts
@@ -102,31 +100,3 @@ def _describe(rows: Mapping[str, int]) -> str:
 def join_strays(strays: Mapping[str, str]) -> str:
     """Join what :func:`find_stray_text` has found, for a message."""
     return "; ".join(f"{column!r} (text: {text})" for column, text in strays.items())
-
-
-def warn_stray_text(
-    table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
-) -> None:
-    """Warn of columns that are text only because of some of their values, once in a session.
-
-    Args:
-        table: the table, whose columns can be read.
-        placeholders: the values that the user has declared as missing.
-        types: the types that the user gave to some columns.
-        name: the name of the data in messages.
-    """
-    strays = find_stray_text(table, placeholders, types)
-    with giving_once((name, len(table), *each) for each in strays.items()) as new:
-        if not new:
-            return
-        found = join_strays({column: text for *_, column, text in new})
-        _, _, first, _ = new[0]
-        warnings.warn(
-            f"{name}: the values of some columns look like numbers, but some are text, so the "
-            f"model takes all of them for categories or leaves the column out: {found}. Write "
-            "numbers with a decimal point and without other marks, declare text that stands for "
-            f"missing values by missing_values=, or name the type, for example "
-            f"columns={{{first!r}: 'categorical'}}",
-            UserWarning,
-            stacklevel=2,
-        )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import datetime
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lowerbound.data.csv_text import MARKS
 from lowerbound.data.frames import RawTable
-from lowerbound.data.hints import giving_once
-from lowerbound.data.joined_names import join_names
 from lowerbound.data.raw_columns import FrameColumn, RawColumn
 
 # The separators matter: 20240103 may be a code.
@@ -81,29 +78,3 @@ def suggest_conversion(column: RawColumn) -> str:
         library = str(column.series.implementation.value)
     name = column.name if column.label is None else column.label
     return _CONVERSIONS.get(library, _CONVERSIONS["pandas"]).format(name=name)
-
-
-def warn_text_times(
-    table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
-) -> None:
-    """Warn of all columns of a table that are dates or times as text, once in a session.
-
-    Args:
-        table: the table, whose columns can be read.
-        placeholders: the values that the user has declared as missing.
-        types: the types that the user gave to some columns.
-        name: the name of the data in messages.
-    """
-    conversions = find_text_times(table, placeholders, types)
-    with giving_once((name, len(table), *each) for each in conversions.items()) as new:
-        if not new:
-            return
-        columns = join_names([repr(column) for *_, column, _ in new])
-        *_, first, conversion = new[0]
-        warnings.warn(
-            f"{name}: the values of {columns} are text that looks like dates or times, which the "
-            f"model takes for categories or leaves out. Convert them: {conversion}; or name the "
-            f"type, for example columns={{{first!r}: 'categorical'}}",
-            UserWarning,
-            stacklevel=2,
-        )

@@ -25,11 +25,9 @@ from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.fields import OBSERVED, WEIGHT
 from lowerbound.data.frames import has_names, is_frame, open_table, take_rows
 from lowerbound.data.inference import infer_schema
+from lowerbound.data.oversights import warn_of_oversights
 from lowerbound.data.raw_values import clean_marks, read_marks
 from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
-from lowerbound.data.suspects import warn_suspects
-from lowerbound.data.text_numbers import warn_stray_text
-from lowerbound.data.text_times import warn_text_times
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import find_observed_columns
 from lowerbound.models.table import TableModel, complete_rows
@@ -225,9 +223,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         }
         types: Any = dict(self.columns or {})
         schema = infer_schema(table, types=types, **settings)
-        warn_suspects(table, settings["placeholders"], types, "X")
-        warn_text_times(table, settings["placeholders"], types, "X")
-        warn_stray_text(table, settings["placeholders"], types, "X")
+        warn_of_oversights(table, settings["placeholders"], types, "X")
         if table.library is not None:
             return schema
         # Numbers that are all different are values in an array, which has no columns of text.
