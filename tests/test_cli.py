@@ -1149,7 +1149,7 @@ MISTAKES = {
     "none": (["sample", "gaussian", "--out", "x.npy", "--count", "0"], "--count"),
     "pictures of vectors": (["sample", "vectors", "--out", "x.png"], "--out FILE.npy"),
     "pairs of vectors": (["reconstruct", "vectors", "--out", "x.png"], "--out FILE.npy"),
-    "codes as a picture": (["encode", "gaussian", "--out", "x.png"], ".npy or .csv"),
+    "codes as a picture": (["encode", "gaussian", "--out", "x.png"], ".npy, .csv, .tsv"),
 }
 
 

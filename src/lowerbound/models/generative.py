@@ -51,8 +51,10 @@ class GenerativeModel(Model):
     likelihood: nn.Module
 
     def __setattr__(self, name: str, value: Any) -> None:
+        # A plain function may take the place of a module, and a subclass may set a part later.
         is_function = callable(value) and not isinstance(value, type)
-        if name in _EXAMPLES and not is_function:  # a plain function may take the place of a module
+        comes_later = value is None and not type(self).__module__.startswith("lowerbound.")
+        if name in _EXAMPLES and not is_function and not comes_later:
             check_module(f"{type(self).__name__}: {name}", value, _EXAMPLES[name])
         super().__setattr__(name, value)
 
