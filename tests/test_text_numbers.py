@@ -32,7 +32,7 @@ def find_in(values, *placeholders, **types):
         (["1,5", "-2,75", "8,25", "7"], "'1,5' in row 0 and 2 others"),
         (["1,5", "2,75", "low", "7"], None),  # too many others
         (AGES, None),  # text in a frame is what the user has chosen
-        ([*AGES, "?"], None),  # a marker of missing values, of which another hint warns
+        ([*AGES, "?"], None),  # another hint warns of markers of missing values
         (["Bern", "Chur", "12"], None),
         (pd.Categorical([*AGES, "thirty"]), None),  # declared
         ([1.0, 2.0], None),

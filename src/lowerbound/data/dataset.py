@@ -52,7 +52,7 @@ class Dataset:
         if self._test is None:
             count = len(self.train)
             raise DataError(
-                f"{self.name}: there is no test part beside the {count} training "
+                f"{self.name}: there is no test part, only {count} training "
                 f"example{'s' * (count != 1)}; use .train (--split train), or set a larger "
                 "test_fraction (--test-fraction 0.5)"
             )

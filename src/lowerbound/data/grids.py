@@ -48,25 +48,30 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
         >>> find_step(np.array([0.07, 1e5, 231_017.21]), 1e-16)
         0.01
     """
-    different = np.unique(values)
-    gaps, error = np.diff(different), _ROUNDINGS * precision * float(np.abs(values).max())
+    different, error = np.unique(values), _ROUNDINGS * precision * float(np.abs(values).max())
+    gaps = np.diff(different)
     gaps = gaps[gaps > error]
     if not len(gaps) or len(values) < _FEWEST_VALUES:
         return 0.0
-    step, step_error = float(gaps.min()), error
     least = max(_LEAST_STEP * float(values.std()), _LEAST_ERRORS * error)
+    step = _find_common_step(different, gaps, error, least)
+    return step or _find_decimal_step(values, precision, _LEAST_ERRORS * error)
+
+
+def _find_common_step(
+    different: NDArray[np.float64], gaps: NDArray[np.float64], error: float, least: float
+) -> float:
+    """The largest step above ``least`` that divides all gaps; 0.0 if there is none."""
+    step, step_error = float(gaps.min()), error
     while step > least:  # the algorithm of Euclid, for all gaps at once
         multiples = np.round(gaps / step)
         rest = np.abs(gaps - multiples * step)
         is_rest = rest > error + multiples * step_error
         if not is_rest.any():
-            refined = _refine_step(different, step, error)
-            if refined:
-                return refined
-            break
+            return _refine_step(different, step, error)
         rest, multiples = rest[is_rest], multiples[is_rest]
         step, step_error = float(rest.min()), error + float(multiples[rest.argmin()]) * step_error
-    return _find_decimal_step(values, precision, _LEAST_ERRORS * error)
+    return 0.0
 
 
 def _find_decimal_step(values: NDArray[np.float64], precision: float, least: float) -> float:

@@ -24,7 +24,7 @@ class LowRankNormal(Distribution):
 
     .. math:: (x - \mu)^\top \Sigma^{-1} (x - \mu) = \min_c \; \| b - A c \|^2 + \| c \|^2
 
-    A QR decomposition of :math:`A` above the identity solves it, with an error that is no larger
+    It is solved by a QR decomposition of :math:`A` stacked on the identity. The error is no larger
     than that of rounding x. ``torch.distributions.LowRankMultivariateNormal`` subtracts two large
     squares: in float32, with scales of 0.001 and columns of about 1, its log densities are wrong by
     up to 30 nats.
