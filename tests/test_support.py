@@ -14,6 +14,7 @@ from torch.distributions import (
     Independent,
     Poisson,
     Uniform,
+    constraints,
 )
 
 import lowerbound as lb
@@ -193,6 +194,48 @@ def test_data_outside_of_a_torch_distribution_s_support_are_refused_by_row(
     ):
         with pytest.raises(DataError, match=message):
             use()
+
+
+class Rising(constraints.Constraint):
+    """Vectors whose entries do not fall."""
+
+    event_dim = 1
+    is_discrete = True
+
+    def check(self, value):
+        return (value.diff() >= 0).all(-1)
+
+
+class RisingNormal(DiagonalNormal):
+    """A distribution whose support checks the entries of an event together."""
+
+    @property
+    def support(self):
+        return Rising()
+
+
+class RisingLikelihood(Parametric):
+    def __init__(self):
+        super().__init__()
+        self.network = lb.mlp(2, 3)
+
+    def from_parameters(self, raw):
+        return RisingNormal(raw, torch.zeros_like(raw))
+
+
+def test_a_support_that_checks_entries_together_refuses_the_row_that_is_outside():
+    """Rows of which nothing is observed are not checked, and no row is refused for another."""
+    likelihood = lb.Masked(RisingLikelihood())
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), likelihood)
+    x = torch.tensor([1.0, 2.0, 3.0]).repeat(6, 1)
+    x[2] = x[2].flip(0)
+    observed = torch.ones(6, 3, dtype=torch.bool)
+    observed[2] = False
+    vae.check_support(lb.Examples(x, fields={"observed": observed}))
+    x = x.clone()
+    x[4] = x[4].flip(0)
+    with pytest.raises(DataError, match="data: row 4 lies outside"):
+        vae.check_support(lb.Examples(x, fields={"observed": observed}))
 
 
 def test_a_support_that_the_latents_move_is_left_to_the_draw():

@@ -84,6 +84,12 @@ class _Codes:
             return 2 * len(self.numbers)
         return sum(self.levels)
 
+    @property
+    def places(self) -> Tensor:
+        """The place of the logit of each level among all outputs, ``[L, E]``; past them for none."""
+        rows = torch.arange(self.outputs).split(self.levels)
+        return self.pad(list(rows), self.outputs)
+
     def pad(self, rows: list[Tensor], value: float) -> Tensor:
         """Stack tensors of the levels of each entry, ``[L, E]``, padded with a value."""
         padded = [nn.functional.pad(row, (0, self.most - len(row)), value=value) for row in rows]
@@ -174,6 +180,9 @@ class Columns(Parametric):
         self.base_logits = nn.ParameterList(
             torch.zeros(group.most, len(group.numbers)) for group in self._list_ordered()
         )
+        for number, group in enumerate(self.codes):
+            if group.family != "ordered codes":
+                self._store(f"places_{number}", group.places)
         for number, group in enumerate(self._list_ordered()):
             ranks = [math.sqrt(12) * (torch.linspace(0, 1, each) - 0.5) for each in group.levels]
             self._store(f"ranks_{number}", group.pad(ranks, 0.0))
@@ -273,16 +282,10 @@ class Columns(Parametric):
     def _compute_logits(self, pieces: list[Tensor]) -> Iterator[Tensor]:
         """The logits of each group of codes, ``[*leading, L, E]``."""
         ordered = 0
-        for group, raw in zip(self.codes, pieces, strict=True):
+        for number, (group, raw) in enumerate(zip(self.codes, pieces, strict=True)):
             if group.family != "ordered codes":
-                rows = raw.split(group.levels, -1)
-                yield torch.stack(
-                    [
-                        nn.functional.pad(row, (0, group.most - row.shape[-1]), value=_IMPOSSIBLE)
-                        for row in rows
-                    ],
-                    -1,
-                )
+                padded = nn.functional.pad(raw, (0, 1), value=_IMPOSSIBLE)
+                yield padded[..., getattr(self, f"places_{number}")]
                 continue
             slope, curvature = raw.unsqueeze(-2).chunk(2, -1)  # [*leading, 1, E]
             ranks, base = getattr(self, f"ranks_{ordered}"), self.base_logits[ordered]

@@ -132,7 +132,10 @@ def _refuse_outside(
     # The bounds may have the batch shape of p, [1, 3].
     inside = support.check(x[:, None, None])
     if observed is not None and isinstance(p, MaskedDistribution):
-        inside = inside | ~observed[:, None, None]
+        hidden = ~observed[:, None, None]
+        if joint := hidden.dim() - inside.dim():  # entries that the support checks together
+            hidden = hidden.flatten(-joint).all(-1)
+        inside = inside | hidden
     inside = inside.flatten(1)
     bad = ~inside.all(1)
     if not bool(bad.any()):
