@@ -86,7 +86,7 @@ class _Codes:
 
     @property
     def places(self) -> Tensor:
-        """The place of the logit of each level among all outputs, ``[L, E]``; past them for none."""
+        """Where among the outputs each level has its logit, ``[L, E]``; past the last for none."""
         rows = torch.arange(self.outputs).split(self.levels)
         return self.pad(list(rows), self.outputs)
 
