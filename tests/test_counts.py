@@ -295,6 +295,15 @@ def test_the_start_scales_weights_for_the_means_of_the_counts_and_not_for_their_
     torch.testing.assert_close(*weights, rtol=1e-4, atol=0)
 
 
+def test_the_start_is_finite_for_counts_whose_squares_overflow():
+    counts = torch.poisson(torch.ones(50, 2))
+    counts[3, 1] = 1e30
+    likelihood = lb.NegativeBinomial(lb.constant((4,)))
+    likelihood.start_from(counts)
+    assert likelihood().mean.isfinite().all()
+    torch.testing.assert_close(likelihood().mean[0], counts[:, 0].mean())
+
+
 def test_the_start_is_finite_for_entries_without_counts_or_observations():
     x = torch.zeros(3, 4)
     x[:, 1] = torch.nan

@@ -135,3 +135,8 @@ def test_each_use_asks_for_the_fields_of_its_own_parts_only():
 def test_the_number_of_samples_is_a_whole_number(count, model):
     with pytest.raises(SettingsError, match=r"sample: count=.* must be a whole number"):
         model.sample(count, label=1)
+
+
+def test_samples_that_do_not_fit_into_memory_are_refused_by_their_number(model):
+    with pytest.raises(SettingsError, match=r"sample: 1,000,.* draws do not fit into memory"):
+        model.sample(10**15, label=1)

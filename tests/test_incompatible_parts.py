@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -415,6 +416,18 @@ def test_models_say_that_a_part_is_not_a_module(make, role, what):
         make(*parts)
 
 
+def make_fitted(prior, posterior, likelihood):
+    vae = lb.LatentModel(lb.StandardNormal(2), posterior, likelihood)
+    return lb.fit_prior(vae, prior, torch.rand(8, 4), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("make", [lb.LatentModel, make_layered, make_semi_supervised, make_fitted])
+def test_models_say_that_a_network_alone_is_not_a_prior(make):
+    said = "such as lb.StandardNormal(...); the forward of MLP needs 'x'"
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        make(lb.mlp(2, 2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8)))
+
+
 WRAPPERS = {
     "Gaussian: network": lb.Gaussian,
     "FullRankGaussian: network": lb.FullRankGaussian,
@@ -450,7 +463,7 @@ def test_layers_are_lists_of_modules(parts):
 def test_networks_of_layers_are_recommended_as_networks(kind):
     said = rf"LayeredModel: {kind}: that of z1 must be a module, such as lb\.mlp\(\.\.\.\), not 3"
     with pytest.raises(SettingsError, match=said):
-        lb.LayeredModel([nn.Identity()], [nn.Identity()], nn.Identity(), **{kind: [3]})
+        lb.LayeredModel([lb.StandardNormal(2)], [nn.Identity()], nn.Identity(), **{kind: [3]})
 
 
 WRONG_SETTINGS = {

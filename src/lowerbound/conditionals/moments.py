@@ -114,5 +114,7 @@ def find_inverse_dispersions(x: Tensor, mean: Tensor) -> Tensor:
     The variance is ``mu + mu^2 / theta``, so ``1 / theta`` is the ratio of two sums. The result is
     huge if the counts vary no more than those of a Poisson distribution.
     """
-    excess = ((x - mean).square() - mean).nansum(0)
-    return mean.square().nansum(0) / excess.clamp(min=torch.finfo(x.dtype).tiny)
+    counts, means = x.double(), mean.double()  # squares of large counts overflow in float32
+    excess = ((counts - means).square() - means).nansum(0)
+    ratio = means.square().nansum(0) / excess.clamp(min=torch.finfo(x.dtype).tiny)
+    return ratio.to(x.dtype)

@@ -10,9 +10,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from lowerbound.errors import SettingsError
 
 # The names that glibc's malloc.h gives to settings of its allocator.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -50,6 +53,23 @@ def keeping_freed_memory() -> Iterator[None]:
         for option, value in _USUAL_BYTES.items():
             set_option(option, value)
         trim(0)
+
+
+@contextmanager
+def explain_full_memory(message: str) -> Iterator[None]:
+    """Raise an error with this message if the memory does not suffice within the block.
+
+    Raises:
+        SettingsError: with the message.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has a type for this error on accelerators, but none for the memory of the CPU.
+        is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_full and "can't allocate memory" not in str(error):
+            raise
+        raise SettingsError(message) from error
 
 
 # Outside of training, the largest tensor of a batch has at most this many values: 2^22 floats are
