@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lowerbound.training.autostop import AutoStop
-from lowerbound.training.optim import average_weights, update_average
+from lowerbound.training.optim import AverageUpdate, average_weights
 from lowerbound.training.progress import Progress, Windows
 
 
@@ -16,7 +16,7 @@ def average_of(values, decay=None):
     averaged = average_weights(model, decay)
     for value in values:
         nn.init.constant_(model.weight, value)
-        update_average(averaged, model)
+        AverageUpdate(averaged, model)()
     return averaged
 
 
@@ -34,7 +34,7 @@ def test_an_equal_average_is_the_mean_of_all_weights():
 def test_an_average_that_starts_again_forgets():
     averaged, model = average_of([1.0, 5.0]), nn.Linear(1, 1, bias=False).double()
     averaged.n_averaged.zero_()
-    update_average(averaged, model)
+    AverageUpdate(averaged, model)()
     assert int(averaged.n_averaged) == 1
     assert weight_of(averaged) == float(model.weight.detach())
 
@@ -42,6 +42,20 @@ def test_an_average_that_starts_again_forgets():
 def test_an_exponential_average_keeps_its_decay():
     averaged = average_of([1.0, 4.0, 2.0], decay=0.9)
     assert weight_of(averaged) == pytest.approx(0.9 * (0.9 + 0.4) + 0.2)
+
+
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_whole_numbers_are_not_averaged(decay):
+    """torch's exponential average of 3 with itself is 2.9999998 in float32, and so 2."""
+    model = nn.Linear(1, 1)
+    model.register_buffer("places", torch.arange(50))
+    model.register_buffer("is_first", torch.tensor([True, False]))
+    averaged = average_weights(model, decay)
+    update = AverageUpdate(averaged, model)
+    for _ in range(3):
+        update()
+    assert torch.equal(averaged.module.places, model.places)
+    assert torch.equal(averaged.module.is_first, model.is_first)
 
 
 class Windowed:

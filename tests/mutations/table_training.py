@@ -30,20 +30,26 @@ MUTATIONS = [
     ),
     Mutation(
         OPTIM,
-        "1 / (count + 1))",
-        "1 / (count + 2))",
+        "1 / (count + 1)\n",
+        "1 / (count + 2)\n",
         "An equal average gives the latest weights too little.",
     ),
     Mutation(
         OPTIM,
-        "_average_equally if decay is None else get_ema_multi_avg_fn(decay)",
-        "get_ema_multi_avg_fn(0.999 if decay is None else decay)",
+        "share: Any = 1 / (count + 1)",
+        "share: Any = 0.001",
         "An equal average is an exponential one.",
     ),
     Mutation(
         OPTIM,
-        "    if averaged.n_averaged == 0:\n",
-        "    if False:\n",
+        "        if averages[0].is_floating_point():\n",
+        "        if averages[0].is_floating_point() or decay is not None:\n",
+        "Whole numbers are averaged.",
+    ),
+    Mutation(
+        OPTIM,
+        "        if averaged.n_averaged == 0:\n",
+        "        if False:\n",
         "An average that starts again keeps its earlier value.",
     ),
     Mutation(

@@ -15,7 +15,7 @@ import lowerbound as lb
 from lowerbound.selftest.known import DOUBLE, largest
 from lowerbound.selftest.registry import check
 from lowerbound.training.autostop import compute_comparable_bounds
-from lowerbound.training.optim import average_weights, update_average
+from lowerbound.training.optim import AverageUpdate, average_weights
 
 Float = NDArray[np.float64]
 _GOAL = (3.0, -1.0)
@@ -100,8 +100,8 @@ def compute_averages_explicitly() -> float:
         with torch.no_grad():
             layer.weight.copy_(torch.randn(2, 3, dtype=DOUBLE))
         seen.append(layer.weight.detach().clone())
-        update_average(equal, layer)
-        update_average(moving, layer)
+        AverageUpdate(equal, layer)()
+        AverageUpdate(moving, layer)()
     expected = seen[0]
     for value in seen[1:]:
         expected = 0.7 * expected + 0.3 * value

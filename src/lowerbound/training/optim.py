@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from lowerbound.errors import SettingsError
 from lowerbound.objectives import Objective
@@ -174,59 +174,63 @@ def make_schedule(schedule: Any, warmup_steps: int, total_steps: int) -> Callabl
 
 
 def average_weights(model: nn.Module, decay: float | None) -> AveragedModel:
-    """A moving average of a model's weights and buffers, updated by ``update_parameters``.
+    """A moving average of a model's weights and buffers, updated by :class:`AverageUpdate`.
 
     Args:
         model: The model.
         decay: The decay of an exponential average; ``None`` for the mean of all averaged weights.
     """
-    average = _average_equally if decay is None else get_ema_multi_avg_fn(decay)
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+    def update(averages: Any, current: Any, count: Tensor | int) -> None:
+        share: Any = 1 / (count + 1)
+        if decay is not None:
+            share = 1 - decay
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, current, share)
+        else:  # whole numbers, such as places and masks, are not averaged
+            torch._foreach_copy_(averages, current)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
-@torch.no_grad()
-def update_average(averaged: AveragedModel, model: nn.Module) -> None:
-    """Update an average by :func:`average_weights`, and do not wait for the model's device.
+class AverageUpdate:
+    """Updates an average by :func:`average_weights`, when it is called.
 
-    ``AveragedModel.update_parameters`` copies the number of updates to that device, and waits.
+    ``AveragedModel.update_parameters`` looks for all tensors each time, which takes a fifth of a
+    small model's step. It also copies the number of updates to the model's device, and waits.
+
+    Args:
+        averaged: The average.
+        model: The model, which keeps its parameters and buffers, but for their values.
     """
-    averages = [value.detach() for value in _tensors_of(averaged.module)]
-    current = [value.detach() for value in _tensors_of(model)]
-    change = averaged.multi_avg_fn
-    assert change is not None
-    if averaged.n_averaged == 0:
-        for average, value in zip(averages, current, strict=True):
-            average.copy_(value)
-    else:
-        groups: dict[tuple[Any, Any], tuple[list[Tensor], list[Tensor]]] = {}
-        for average, value in zip(averages, current, strict=True):
-            both = groups.setdefault((average.device, average.dtype), ([], []))
-            both[0].append(average)
-            both[1].append(value)
-        for some_averages, some_values in groups.values():
-            change(some_averages, some_values, averaged.n_averaged)
-        _copy_infinite_buffers(averaged.module, model)
-    averaged.n_averaged += 1
 
+    def __init__(self, averaged: AveragedModel, model: nn.Module) -> None:
+        self.averaged = averaged
+        self.pairs = list(zip(_tensors_of(averaged.module), _tensors_of(model), strict=True))
+        self.groups: dict[tuple[Any, Any], tuple[list[Tensor], list[Tensor]]] = {}
+        for average, value in self.pairs:
+            group = self.groups.setdefault((average.device, average.dtype), ([], []))
+            group[0].append(average)
+            group[1].append(value)
+        buffers = zip(averaged.module.buffers(), model.buffers(), strict=True)
+        self.buffers = [(average, value) for average, value in buffers if value.is_floating_point()]
 
-def _copy_infinite_buffers(averaged: nn.Module, model: nn.Module) -> None:
-    """Copy infinite entries of buffers, such as masks, whose average with themselves is NaN."""
-    for average, value in zip(averaged.buffers(), model.buffers(), strict=True):
-        if value.is_floating_point():
-            average.copy_(torch.where(value.isinf(), value, average))
+    @torch.no_grad()
+    def __call__(self) -> None:
+        """Average the model's present values."""
+        averaged, change = self.averaged, self.averaged.multi_avg_fn
+        assert change is not None
+        if averaged.n_averaged == 0:
+            for average, value in self.pairs:
+                average.copy_(value)
+        else:
+            for averages, values in self.groups.values():
+                change(averages, values, averaged.n_averaged)
+            # The average of an infinite entry, such as that of a mask, with itself is NaN.
+            for average, value in self.buffers:
+                average.copy_(torch.where(value.isinf(), value, average))
+        averaged.n_averaged += 1
 
 
 def _tensors_of(module: nn.Module) -> list[Tensor]:
     return [*module.parameters(), *module.buffers()]
-
-
-@torch.no_grad()
-def _average_equally(averages: Sequence[Tensor], current: Sequence[Tensor], count: Any) -> None:
-    """Update the mean of ``count`` tensors by one more.
-
-    It keeps the last value of tensors that are not floating point, such as masks.
-    """
-    if averages[0].is_floating_point():
-        torch._foreach_lerp_(list(averages), list(current), 1 / (count + 1))
-    else:
-        torch._foreach_copy_(list(averages), list(current))

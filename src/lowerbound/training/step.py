@@ -25,7 +25,7 @@ from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.noise import random_state, restore_random_state
 from lowerbound.training.batches import Batch
 from lowerbound.training.failing import diagnose
-from lowerbound.training.optim import update_average
+from lowerbound.training.optim import AverageUpdate
 from lowerbound.training.players import compute_player_losses
 from lowerbound.training.update import WeightUpdate, change_unless
 
@@ -69,6 +69,7 @@ class TrainingStep:
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.players = nn.ModuleDict() if players is None else players
         self.clip_norm, self.averaged = clip_norm, averaged
+        self.update_average = None if averaged is None else AverageUpdate(averaged, model)
         self.device, self.dtype = get_device(model), get_dtype(model)
         self.update = WeightUpdate(optimizer, self.device)
         self.player_names = tuple(self.players)
@@ -145,10 +146,10 @@ class TrainingStep:
         on_cpu = self.device.type == "cpu"
         if on_cpu:
             self.check()
-        if self.averaged is not None:
+        if self.update_average is not None:
             # Only now, because a graph stores new running statistics when it ends.
             change_unless(
-                self.update.refused, self._update_average, self._list_averages, wait=on_cpu
+                self.update.refused, self.update_average, self._list_averages, wait=on_cpu
             )
 
     @contextmanager
@@ -309,10 +310,6 @@ class TrainingStep:
         added = torch.stack(sums)
         # Not `+=`, which would also set the attribute: compiled code that does so is not repeated.
         self._sums.add_(torch.where(self.update.refused, torch.zeros_like(added), added))
-
-    def _update_average(self) -> None:
-        assert self.averaged is not None
-        update_average(self.averaged, self.model)
 
     def _list_averages(self) -> list[Tensor]:
         assert self.averaged is not None
