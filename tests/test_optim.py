@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lowerbound.training.optim import average_weights, make_optimizer, update_average
+from lowerbound.training.optim import AverageUpdate, average_weights, make_optimizer
 from lowerbound.training.quick_step import QuickStep, _in_pieces
 
 
@@ -187,7 +187,7 @@ def test_an_average_is_torchs_to_the_bit(decay):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
-        update_average(ours, model)
+        AverageUpdate(ours, model)()
         theirs.update_parameters(model)
     assert int(ours.n_averaged) == int(theirs.n_averaged) == 4
     for one, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
