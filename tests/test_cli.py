@@ -912,7 +912,7 @@ def test_runs_with_other_test_examples_are_compared_on_data_that_are_named(here,
     """The random test part is drawn by the seed."""
     other = tmp_path / "other"
     train = ["train", "aevb-gaussian", "--data", "pictures.npz", "--out", other, *FAST, "--seed", 3]
-    assert call(capsys, *train)[0] == 0
+    assert call(capsys, *train, "--keep-in", "memory")[0] == 0
     line = refused(capsys, "compare", "gaussian", other)
     assert "different test examples: seed 0 against 3; give --data" in line
     assert (

@@ -6,6 +6,7 @@ import torch
 
 from lowerbound.ascent import KnownGaussian, MeanAndPrecision, NormalWishart, regression
 from lowerbound.objectives import ELBO
+from lowerbound.selftest import weights
 from lowerbound.training import optim, preparing
 from lowerbound.training.autostop import AutoStop
 from lowerbound.training.step import TrainingStep
@@ -56,16 +57,21 @@ def gradients_are_not_clipped(patch):
 
 @breaks("averages-written-out")
 def an_equal_average_weighs_new_values_too_little(patch):
-    original = optim._average_equally
-    patch.setattr(
-        optim, "_average_equally", lambda means, values, count: original(means, values, count + 1)
-    )
+    def average(model, decay):
+        averaged = optim.average_weights(model, decay)
+        original = averaged.multi_avg_fn
+        averaged.multi_avg_fn = lambda means, values, count: original(means, values, count + 1)
+        return averaged
+
+    patch.setattr(weights, "average_weights", average)
 
 
 @breaks("averages-written-out")
 def an_exponential_average_has_another_decay(patch):
-    original = optim.get_ema_multi_avg_fn
-    patch.setattr(optim, "get_ema_multi_avg_fn", lambda decay: original(0.9 * decay))
+    def average(model, decay):
+        return optim.average_weights(model, None if decay is None else 0.9 * decay)
+
+    patch.setattr(weights, "average_weights", average)
 
 
 @breaks("best-average")

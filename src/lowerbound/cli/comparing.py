@@ -11,6 +11,7 @@ from lowerbound.cli.progress_bar import show_progress
 from lowerbound.cli.remedies import write_as_options
 from lowerbound.cli.runs import (
     MOST_EXAMPLES_FOR_ANNEALING,
+    STORAGE,
     Anneal,
     AsJson,
     Compile,
@@ -172,7 +173,7 @@ def _load_same_examples(
     differences = ", ".join(
         f"{name} {first[name]!r} against {second[name]!r}"
         for name in first
-        if first[name] != second[name] and name != "cache"
+        if first[name] != second[name] and name not in STORAGE
     )
     names = " and ".join(str(path) for path in configs)
     alike = all(first[setting] == second[setting] for setting in ("pixels", "image_size"))

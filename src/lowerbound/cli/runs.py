@@ -108,6 +108,10 @@ def load_run_data(config: dict[str, Any]) -> "Dataset":
     return load_data(source, **settings)
 
 
+STORAGE = ("keep_in", "cache")
+"""Settings of data that say where values are stored, and do not change them."""
+
+
 def load_examples(
     config: dict[str, Any], source: str | None, split: Split, model: "Model | None" = None
 ) -> "Examples":
@@ -124,7 +128,7 @@ def load_examples(
     if source is not None and model is not None and model.preprocessing is not None:
         if split == "all":
             asked = (*model.needs, *model.accepts)
-            files = {name: settings[name] for name in ("keep_in", "cache")}
+            files = {name: settings[name] for name in STORAGE}
             return read_raw(source, model.preprocessing, fields=asked, **files)
         settings |= make_load_settings(model.preprocessing, source)
     if split == "all":
