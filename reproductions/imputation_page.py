@@ -27,7 +27,7 @@ KINDS = {
     "ordinal": "ordinal",
 }
 
-Cell = tuple[str, int]
+Row = tuple[str, int]
 Results = dict[tuple[str, int, int, str], dict[str, Any]]
 
 
@@ -37,51 +37,50 @@ def read(folder: Path) -> Results:
     return {(each["table"], each["share"], each["mask"], each["method"]): each for each in found}
 
 
-def average(results: Results) -> dict[Cell, dict[str, list[float]]]:
-    """The errors of each table and share by method, one for each mask that all its methods have."""
-    found: dict[Cell, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for (name, share, mask, method), result in results.items():
-        found[name, share][method][mask] = result["error"]
-    cells = {}
-    for cell, methods in sorted(found.items()):
-        masks = sorted(set.intersection(*(set(errors) for errors in methods.values())))
-        if masks:
-            cells[cell] = {
-                method: [errors[mask] for mask in masks] for method, errors in methods.items()
-            }
-    return cells
+def list_rows(results: Results) -> dict[Row, dict[str, list[float]]]:
+    """The errors of each table and share by method, one for each mask."""
+    rows: dict[Row, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (name, share, _, method), result in sorted(results.items()):
+        rows[name, share][method].append(result["error"])
+    return rows
 
 
-def count_wins(cells: dict[Cell, dict[str, list[float]]], other: str) -> tuple[int, int]:
-    """In how many cells our average error is at most that of another method, of how many."""
-    compared = [errors for errors in cells.values() if OURS in errors and other in errors]
-    wins = sum(np.mean(errors[OURS]) <= np.mean(errors[other]) for errors in compared)
-    return int(wins), len(compared)
+def compare(results: Results, other: str) -> list[tuple[str, float, float]]:
+    """Our error and that of another method for each table, share and mask that both have."""
+    return [
+        (f"{name} {share}%, mask {mask}", ours["error"], theirs["error"])
+        for (name, share, mask, method), ours in sorted(results.items())
+        if method == OURS and (theirs := results.get((name, share, mask, other))) is not None
+    ]
 
 
-def describe(errors: list[float]) -> str:
-    if len(errors) < 2:
-        return f"{np.mean(errors):.4f}"
-    return f"{np.mean(errors):.4f} ± {np.std(errors, ddof=1):.4f}"
+def describe(errors: list[float], most: int) -> str:
+    """The average of some errors, their standard deviation, and their number if it is less."""
+    text = f"{np.mean(errors):.4f}"
+    if len(errors) > 1:
+        text += f" ± {np.std(errors, ddof=1):.4f}"
+    if len(errors) < most:
+        text += f" ({len(errors)})"
+    return text
 
 
 def write_page(folder: Path) -> Path | None:
     """Write the page, unless there are no results."""
     results = read(folder)
-    cells = average(results)
-    if not cells:
+    if not results:
         return None
-    methods = [OURS, *(name for name in COMPARED if any(name in each for each in cells.values()))]
+    present = {method for *_, method in results}
+    methods = [OURS, *(name for name in COMPARED if name in present)]
     rows = []
-    for (name, share), errors in cells.items():
-        means = {method: np.mean(errors[method]) for method in methods if method in errors}
-        best = min(means.values())
-        shown = [
-            ("**{}**" if means[method] == best else "{}").format(describe(errors[method]))
-            if method in errors
-            else ""
-            for method in methods
-        ]
+    for (name, share), errors in list_rows(results).items():
+        best = min(np.mean(each) for each in errors.values())
+        most = max(map(len, errors.values()))
+        shown = []
+        for method in methods:
+            text = describe(errors[method], most) if method in errors else ""
+            if text and np.mean(errors[method]) == best:
+                text = f"**{text}**"
+            shown.append(text)
         rows.append([name, f"{share}%", *shown])
     lines = [
         "# Imputation of mixed tables",
@@ -92,12 +91,11 @@ def write_page(folder: Path) -> Path | None:
             "also theirs, an average over the columns. For numbers, it is the root mean squared",
             "error divided by the range of the column; for categories, the share of wrong ones;",
             "for ordered categories, the mean absolute difference divided by the number of",
-            "categories. Each value is the average over the masks that all methods of its row",
-            "have, with the standard deviation between them if there are several; the smallest",
-            "average in a row is bold. lowerbound is the",
-            "recipe `table` with its default settings and the column types that come with the",
-            "tables. *mean, mode* fills numbers with the mean, ordered categories with the",
-            "median, and other categories with the most frequent one. KNNImputer and",
+            "categories. Each value is the average over three masks, with the standard deviation",
+            "between them; a number in brackets says that there were fewer masks. The smallest",
+            "average in a row is bold. lowerbound is the recipe `table` with its default settings",
+            "and the column types that come with the tables. *mean, mode* fills numbers with the",
+            "mean, ordered categories with the median, and other categories with the most frequent one. KNNImputer and",
             "IterativeImputer get standardised numbers and one column for each category;",
             "IterativeImputer does not get the last category of a column, because it would compute",
             "it from the others. miceforest and missForest get ordered categories as numbers.",
@@ -108,12 +106,19 @@ def write_page(folder: Path) -> Path | None:
         "",
         *table(" | ".join(["table", "missing", *(NAMES[each] for each in methods)]), rows),
         "",
-        "In how many rows is the error of lowerbound at most that of the other method?",
+        paragraph(
+            "In how many cells, each a table with one mask, is the error of lowerbound at most that",
+            "of the other method? For the others, the two errors are in brackets.",
+        ),
         "",
     ]
     for other in methods[1:]:
-        wins, total = count_wins(cells, other)
-        lines.append(item(f"{NAMES[other]}: {wins} of {total}"))
+        pairs = compare(results, other)
+        lost = [f"{cell} ({ours:.4f}, {their:.4f})" for cell, ours, their in pairs if ours > their]
+        text = f"{NAMES[other]}: {len(pairs) - len(lost)} of {len(pairs)}"
+        if lost:
+            text += f"; not in {', '.join(lost)}"
+        lines.append(item(text))
     lines += ["", *describe_losses(results), ""]
     page = folder.parent / "imputation.md"
     page.write_text("\n".join(lines), encoding="utf8")
