@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import lowerbound as lb
 from lowerbound.training.autostop import AutoStop
 from lowerbound.training.optim import AverageUpdate, average_weights
 from lowerbound.training.progress import Progress, Windows
@@ -44,18 +45,52 @@ def test_an_exponential_average_keeps_its_decay():
     assert weight_of(averaged) == pytest.approx(0.9 * (0.9 + 0.4) + 0.2)
 
 
-@pytest.mark.parametrize("decay", [0.9, None])
-def test_whole_numbers_are_not_averaged(decay):
+def test_whole_numbers_are_not_averaged():
     """torch's exponential average of 3 with itself is 2.9999998 in float32, and so 2."""
     model = nn.Linear(1, 1)
     model.register_buffer("places", torch.arange(50))
     model.register_buffer("is_first", torch.tensor([True, False]))
-    averaged = average_weights(model, decay)
+    averaged = average_weights(model, 0.9)
     update = AverageUpdate(averaged, model)
     for _ in range(3):
         update()
     assert torch.equal(averaged.module.places, model.places)
     assert torch.equal(averaged.module.is_first, model.is_first)
+
+
+@pytest.mark.parametrize(("decay", "wanted"), [(None, 4 - 2j), (0.75, 2 - 1j)])
+def test_complex_numbers_are_averaged(decay, wanted):
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.zeros(3, dtype=torch.complex64))
+    averaged = average_weights(model, decay)
+    update = AverageUpdate(averaged, model)
+    update()
+    nn.init.constant_(model.weight, 8 - 4j)
+    update()
+    assert averaged.module.weight.tolist() == [wanted] * 3
+
+
+class Running(nn.Module):
+    """A module that replaces its running mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = lb.mlp(4, 4)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().reshape(-1, 4).mean(0)
+        return self.network(x - self.mean)
+
+
+@pytest.mark.parametrize("settings", [{"ema": 0.5, "epochs": 20}, {"tolerance": 0.05, "steps": 80}])
+def test_replaced_buffers_are_averaged(settings):
+    torch.manual_seed(0)
+    vae = lb.LatentModel(lb.StandardNormal(2), lb.Gaussian(Running()), lb.Gaussian(lb.mlp(2, 8)))
+    x = torch.randn(64, 4) + 5
+    run = lb.fit(vae, lb.ELBO(), x, batch_size=16, standardize=False, progress=False, **settings)
+    assert (run.model.posterior.network.mean - 5).abs().max() < 1
 
 
 class Windowed:

@@ -137,6 +137,10 @@ def test_the_number_of_samples_is_a_whole_number(count, model):
         model.sample(count, label=1)
 
 
-def test_samples_that_do_not_fit_into_memory_are_refused_by_their_number(model):
-    with pytest.raises(SettingsError, match=r"sample: 1,000,.* draws do not fit into memory"):
+@pytest.mark.parametrize("labelled", [False, True])
+def test_too_many_samples_are_refused_by_their_number(labelled, model):
+    if labelled:
+        parts = model.prior, lb.mlp(4, 3), model.posterior, lb.Gaussian(lb.mlp(2, 8))
+        model = lb.SemiSupervised(*parts, categories=3)
+    with pytest.raises(SettingsError, match=r"sample: .* count=1,000,000,000,000,000; draw fewer"):
         model.sample(10**15, label=1)

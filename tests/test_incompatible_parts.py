@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ import zuko
 from torch import nn
 
 import lowerbound as lb
-from lowerbound.distributions import FactorialCodeVectors
+from lowerbound.distributions import DiagonalNormal, FactorialCodeVectors
 from lowerbound.errors import DataError, SettingsError, ShapeError, UnsupportedError
 
 
@@ -416,16 +415,42 @@ def test_models_say_that_a_part_is_not_a_module(make, role, what):
         make(*parts)
 
 
-def make_fitted(prior, posterior, likelihood):
+def fit_a_prior(prior, posterior, likelihood):
     vae = lb.LatentModel(lb.StandardNormal(2), posterior, likelihood)
     return lb.fit_prior(vae, prior, torch.rand(8, 4), epochs=1, progress=False)
 
 
-@pytest.mark.parametrize("make", [lb.LatentModel, make_layered, make_semi_supervised, make_fitted])
+@pytest.mark.parametrize("make", [lb.LatentModel, make_layered, make_semi_supervised, fit_a_prior])
 def test_models_say_that_a_network_alone_is_not_a_prior(make):
-    said = "such as lb.StandardNormal(...); the forward of MLP needs 'x'"
-    with pytest.raises(SettingsError, match=re.escape(said)):
-        make(lb.mlp(2, 2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8)))
+    parts = lb.mlp(2, 2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8))
+    with pytest.raises(UnsupportedError, match=r"the prior, a MLP, needs other .* argument: 'x'"):
+        make(*parts).sample(3)
+
+
+class FromField(lb.LatentModel):
+    """A model whose own code gives the prior's network a field."""
+
+    needs = ("u",)
+
+    def prior_given(self, given):
+        loc = self.prior(given["u"])
+        return DiagonalNormal(loc, torch.zeros_like(loc))
+
+
+def test_a_subclass_may_give_its_prior_an_input():
+    parts = lb.mlp(3, 2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8))
+    assert FromField(*parts).sample(5, u=torch.rand(5, 3)).shape == (5, 4)
+
+
+class Broken(nn.Module):
+    def forward(self):
+        return torch.zeros(2) + "z"
+
+
+def test_an_error_within_a_prior_is_its_own():
+    vae = lb.LatentModel(Broken(), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8)))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        vae.sample(3)
 
 
 WRAPPERS = {

@@ -36,14 +36,14 @@ MUTATIONS = [
     ),
     Mutation(
         OPTIM,
-        "share: Any = 1 / (count + 1)",
-        "share: Any = 0.001",
+        "    share = 1 / (count + 1)\n",
+        "    share = 0.001\n",
         "An equal average is an exponential one.",
     ),
     Mutation(
         OPTIM,
-        "        if averages[0].is_floating_point():\n",
-        "        if averages[0].is_floating_point() or decay is not None:\n",
+        "    if averages[0].is_floating_point() or averages[0].is_complex():\n",
+        "    if averages[0].is_floating_point() or decay is not None:\n",
         "Whole numbers are averaged.",
     ),
     Mutation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,35 @@ def check_distribution(role: str, part: Any) -> None:
     """Refuse what a part returned if it is not a distribution, by the role of the part."""
     if not isinstance(part, Distribution):
         raise UnsupportedError(describe_non_distribution(role, part))
+
+
+def call_prior(prior: Any, fields: Mapping[str, Tensor], *inputs: Tensor) -> Any:
+    """Call a prior with its fields, and below the top layer with the state above.
+
+    Raises:
+        UnsupportedError: if its forward needs something else, as that of a network does.
+    """
+    try:
+        return prior(*inputs, **fields)
+    except TypeError as error:
+        if _fits(getattr(prior, "forward", prior), inputs, fields):
+            raise
+        raise UnsupportedError(
+            f"the prior, a {type(prior).__name__}, needs other inputs than it gets ({error}). A "
+            "prior gets its fields alone, and below the top layer the latents above; it returns a "
+            "distribution, as lb.StandardNormal(...) does"
+        ) from error
+
+
+def _fits(function: Any, inputs: tuple[Tensor, ...], fields: Mapping[str, Tensor]) -> bool:
+    """Whether a function can be called with these arguments, as far as that is known."""
+    try:
+        inspect.signature(function).bind(*inputs, **fields)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        pass
+    return True
 
 
 def check_posterior(q: Distribution, prior: Distribution, x: Tensor) -> None:

@@ -22,7 +22,7 @@ from lowerbound.errors import DataError
 from lowerbound.models.base import Model
 from lowerbound.models.conditioned import ConditionedParts
 from lowerbound.models.support import check_support
-from lowerbound.networks import check_called_without_values, check_module
+from lowerbound.networks import check_module
 from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.memory import (
     choose_batch_size,
@@ -59,11 +59,8 @@ class GenerativeModel(Model):
         # A plain function may take the place of a module, and a subclass may set a part later.
         is_function = callable(value) and not isinstance(value, type)
         comes_later = value is None and not type(self).__module__.startswith("lowerbound.")
-        where = f"{type(self).__name__}: {name}"
         if name in _EXAMPLES and not is_function and not comes_later:
-            check_module(where, value, _EXAMPLES[name])
-        if name == "prior" and isinstance(value, nn.Module):
-            check_called_without_values(where, value, _EXAMPLES[name])
+            check_module(f"{type(self).__name__}: {name}", value, _EXAMPLES[name])
         super().__setattr__(name, value)
 
     @abstractmethod
@@ -174,13 +171,16 @@ class GenerativeModel(Model):
 
         Raises:
             DataError: if a field that is needed is missing, or has another length than ``count``.
-            SettingsError: if the draws do not fit into memory.
+            SettingsError: if the memory does not suffice.
         """
         count = check_whole_number("sample: count", count)
         if seed is not None:
             seed = derived_seed(check_seed("sample", seed), "sample")
-        advice = f"sample: {count:,} draws do not fit into memory; draw fewer at a time"
-        with evaluating(self), seeded(seed, get_device(self)), explain_full_memory(advice):
+        with (
+            evaluating(self),
+            seeded(seed, get_device(self)),
+            explain_full_memory("sample", count),
+        ):
             fields = self.as_fields(given, count)
             prior = self.prior_given(fields)
             size = Size((count,))

@@ -90,7 +90,7 @@ class LatentModel(GenerativeModel):
 
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
         """p(z) for the fields that it needs: one distribution, or one for each example."""
-        prior: Distribution = self.prior(**select_fields(self.prior, given))
+        prior: Distribution = checks.call_prior(self.prior, select_fields(self.prior, given))
         return prior
 
     def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:

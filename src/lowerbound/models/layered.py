@@ -164,7 +164,7 @@ class LayeredModel(GenerativeModel):
         for layer in reversed(range(len(self.priors))):
             part = self.priors[layer]
             inputs = () if state is None else (state,)
-            prior = part(*inputs, **select_fields(part, given))
+            prior = checks.call_prior(part, select_fields(part, given), *inputs)
             checks.check_distribution(f"prior of {self.names[layer]}", prior)
             z = visit(layer, prior, state)
             state = self._update_state(layer, state, z, len(prior.event_shape))

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from lowerbound.distributions import DiagonalNormal, as_diagonal, multiply_normals, shift_normal
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
-from lowerbound.networks import check_called_without_values, check_module
+from lowerbound.networks import check_module
 from lowerbound.settings import check_whole_number
 
 Merge = Literal["concatenate", "product", "residual"]
@@ -72,9 +72,6 @@ def list_modules(name: str, parts: Iterable[nn.Module]) -> nn.ModuleList:
     modules = list(parts)
     for number, module in enumerate(modules, 1):
         check_module(f"{where}: that of z{number}", module, _EXAMPLES[name])
-    if name == "priors" and modules:
-        top = f"{where}: that of z{len(modules)}"
-        check_called_without_values(top, modules[-1], "lb.StandardNormal(...)")
     return nn.ModuleList(modules)
 
 

@@ -30,6 +30,7 @@ from lowerbound.models.sampling import Gradient
 from lowerbound.models.support import check_support
 from lowerbound.networks import check_module
 from lowerbound.runtime.devices import get_device, get_dtype
+from lowerbound.runtime.memory import explain_full_memory
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.settings import check_seed, check_whole_number
@@ -154,7 +155,7 @@ class SemiSupervised(GenerativeModel):
 
     def prior_given(self, given: Mapping[str, Tensor]) -> Distribution:
         """p(z) for the fields that it needs."""
-        prior: Distribution = self.prior(**select_fields(self.prior, given))
+        prior: Distribution = checks.call_prior(self.prior, select_fields(self.prior, given))
         return prior
 
     def likelihood_given(self, given: Mapping[str, Tensor]) -> Callable[[Tensor], Distribution]:
@@ -331,11 +332,11 @@ class SemiSupervised(GenerativeModel):
         Without ``label=...``, and where the label is -1, labels are drawn from p(y).
         """
         count = check_whole_number("sample: count", count)
-        known = self.as_fields(given, count).get(LABEL)
         of_labels = seed
         if seed is not None:
             of_labels = derived_seed(check_seed("sample", seed), "labels")
-        with seeded(of_labels, get_device(self)):
+        with seeded(of_labels, get_device(self)), explain_full_memory("sample", count):
+            known = self.as_fields(given, count).get(LABEL)
             labels = self.label_prior.multinomial(count, replacement=True)
         if known is not None:
             labels = torch.where(read_labels(known) < 0, labels, read_labels(known))

@@ -6,7 +6,7 @@ from lowerbound.networks.biases import set_output_bias
 from lowerbound.networks.constants import Constant, constant
 from lowerbound.networks.convolutional import Conv, conv
 from lowerbound.networks.dense import MLP, mlp
-from lowerbound.networks.modules import check_called_without_values, check_module
+from lowerbound.networks.modules import check_module
 from lowerbound.networks.recurrent import Recurrent, recurrent
 from lowerbound.networks.sequences import Embedding, SequenceDecoder, embed
 from lowerbound.networks.shapes import (
@@ -31,7 +31,6 @@ __all__ = [
     "Shape",
     "as_shape",
     "attention",
-    "check_called_without_values",
     "check_module",
     "constant",
     "conv",

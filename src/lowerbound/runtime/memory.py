@@ -56,11 +56,11 @@ def keeping_freed_memory() -> Iterator[None]:
 
 
 @contextmanager
-def explain_full_memory(message: str) -> Iterator[None]:
-    """Raise an error with this message if the memory does not suffice within the block.
+def explain_full_memory(function: str, count: int) -> Iterator[None]:
+    """Raise an error with the number of draws if the memory does not suffice within the block.
 
     Raises:
-        SettingsError: with the message.
+        SettingsError: naming the function and the number of draws.
     """
     try:
         yield
@@ -69,7 +69,9 @@ def explain_full_memory(message: str) -> Iterator[None]:
         is_full = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not is_full and "can't allocate memory" not in str(error):
             raise
-        raise SettingsError(message) from error
+        raise SettingsError(
+            f"{function}: the memory does not suffice for count={count:,}; draw fewer at a time"
+        ) from error
 
 
 # Outside of training, the largest tensor of a batch has at most this many values: 2^22 floats are

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -180,46 +181,73 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel:
         model: The model.
         decay: The decay of an exponential average; ``None`` for the mean of all averaged weights.
     """
+    return AveragedModel(model, multi_avg_fn=partial(_move_averages, decay), use_buffers=True)
 
-    def update(averages: Any, current: Any, count: Tensor | int) -> None:
-        share: Any = 1 / (count + 1)
-        if decay is not None:
-            share = 1 - decay
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, current, share)
-        else:  # whole numbers, such as places and masks, are not averaged
-            torch._foreach_copy_(averages, current)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+def _move_averages(
+    decay: float | None, averages: list[Tensor], current: list[Tensor], count: Any
+) -> None:
+    """Move averages of one type, of which ``count`` values are known, towards the current values.
+
+    Whole numbers, such as places and masks, are not averaged, but copied.
+    """
+    share = 1 / (count + 1)
+    if decay is not None:
+        share = 1 - decay
+    if averages[0].is_floating_point() or averages[0].is_complex():
+        torch._foreach_lerp_(averages, current, share)
+    else:
+        torch._foreach_copy_(averages, current)
 
 
 class AverageUpdate:
     """Updates an average by :func:`average_weights`, when it is called.
 
     ``AveragedModel.update_parameters`` looks for all tensors each time, which takes a fifth of a
-    small model's step. It also copies the number of updates to the model's device, and waits.
+    small model's step. Here they are looked for again only if a module has replaced one, as some do
+    with running statistics. It also copies the number of updates to the model's device, and waits.
 
     Args:
         averaged: The average.
-        model: The model, which keeps its parameters and buffers, but for their values.
+        model: The model.
     """
 
     def __init__(self, averaged: AveragedModel, model: nn.Module) -> None:
         self.averaged = averaged
-        self.pairs = list(zip(_tensors_of(averaged.module), _tensors_of(model), strict=True))
+        self.model = model
+        self._find_tensors()
+
+    def _find_tensors(self) -> None:
+        average, model = self.averaged.module, self.model
+        self.found = [
+            (owner, dict(owner))
+            for module in (*average.modules(), *model.modules())
+            for owner in (module._parameters, module._buffers)
+        ]
+        self.pairs = list(zip(_tensors_of(average), _tensors_of(model), strict=True))
         self.groups: dict[tuple[Any, Any], tuple[list[Tensor], list[Tensor]]] = {}
-        for average, value in self.pairs:
-            group = self.groups.setdefault((average.device, average.dtype), ([], []))
-            group[0].append(average)
+        for own, value in self.pairs:
+            group = self.groups.setdefault((own.device, own.dtype), ([], []))
+            group[0].append(own)
             group[1].append(value)
-        buffers = zip(averaged.module.buffers(), model.buffers(), strict=True)
-        self.buffers = [(average, value) for average, value in buffers if value.is_floating_point()]
+        buffers = zip(average.buffers(), model.buffers(), strict=True)
+        self.buffers = [(own, value) for own, value in buffers if value.is_floating_point()]
+
+    def _are_found(self) -> bool:
+        """Whether all tensors are still those that were found."""
+        return all(
+            len(owner) == len(values)
+            and all(owner.get(name) is value for name, value in values.items())
+            for owner, values in self.found
+        )
 
     @torch.no_grad()
     def __call__(self) -> None:
         """Average the model's present values."""
         averaged, change = self.averaged, self.averaged.multi_avg_fn
         assert change is not None
+        if not self._are_found():
+            self._find_tensors()
         if averaged.n_averaged == 0:
             for average, value in self.pairs:
                 average.copy_(value)
