@@ -5,7 +5,7 @@
 Each cell is one table with one of nine masks, in which 10, 20 or 50% of the entries are missing
 completely at random, and one method. Cells whose results are there already are skipped. Results go
 to docs/results/imputation/, and at the end docs/results/imputation.md is written from all of them.
-The tables are in the folder hivae of $LOWERBOUND_DATA. The method miceforest needs an environment
+The tables are in the folder hivae of $LOWERBOUND_DATA. The methods miceforest need an environment
 of its own, whose packages reproductions/imputation-trees.txt pins: --trees names its interpreter.
 """
 
@@ -29,8 +29,8 @@ TABLES = ("Adult", "defaultCredit", "Wine", "Breast", "letter", "spam")
 SHARES, MASKS = (10, 20, 50), (1, 2, 3)
 OURS = "lowerbound"
 OTHERS = ("mean-mode", "knn", "iterative", "missforest")
-MICEFOREST = "miceforest"
-METHODS = (OURS, *OTHERS, MICEFOREST)
+MICEFOREST = ("miceforest", "miceforest-predictions")
+METHODS = (OURS, *OTHERS, *MICEFOREST)
 
 # A random forest is fitted at most so many times for each column.
 FORESTS = 10
@@ -200,13 +200,18 @@ def by_regressions(task: Task, seed: int) -> np.ndarray:
     return task.contract(expanded, about)
 
 
-def by_miceforest(task: Task, seed: int) -> np.ndarray:
+def by_miceforest(task: Task, seed: int, **settings: Any) -> np.ndarray:
     import miceforest
 
     frame = as_frame_with_categories(task)
-    kernel = miceforest.ImputationKernel(frame, num_datasets=1, random_state=seed)
+    kernel = miceforest.ImputationKernel(frame, num_datasets=1, random_state=seed, **settings)
     kernel.mice(5)
     return kernel.complete_data(0).astype(float).to_numpy()
+
+
+def by_predictions_of_miceforest(task: Task, seed: int) -> np.ndarray:
+    """What the forests predict, instead of the values of rows with similar predictions."""
+    return by_miceforest(task, seed, mean_match_candidates=0)
 
 
 def by_missforest(task: Task, seed: int) -> np.ndarray:
@@ -266,6 +271,7 @@ IMPUTE: dict[str, Callable[[Task, int], np.ndarray]] = {
     "knn": by_neighbours,
     "iterative": by_regressions,
     "miceforest": by_miceforest,
+    "miceforest-predictions": by_predictions_of_miceforest,
     "missforest": by_missforest,
 }
 
@@ -308,11 +314,11 @@ def main() -> int:
                 for method in asked.methods:
                     if (RESULTS / f"{table}-{share}-{mask}-{method}.json").exists():
                         continue
-                    if method == MICEFOREST and asked.trees is not None:
+                    if method in MICEFOREST and asked.trees is not None:
                         command = [str(asked.trees), __file__, "--data", table, "--methods", method]
                         command += ["--shares", str(share), "--masks", str(mask)]
                         subprocess.run(command, check=False)
-                    elif method != MICEFOREST or _has(method):
+                    elif method not in MICEFOREST or _has("miceforest"):
                         run(table, share, mask, method)
     if _has("lowerbound"):
         from imputation_page import write_page
