@@ -245,3 +245,15 @@ def test_a_critic_of_another_shape_is_refused():
     ):
         with pytest.raises(ShapeError, match=message):
             lb.fit(vae(), lb.FactorVAE(critic), torch.randn(20, 6), epochs=1, progress=False)
+
+
+@pytest.mark.parametrize("objective", [lb.FactorVAE, lb.AAE])
+def test_the_critic_of_a_model_in_double_precision_is_converted(objective):
+    torch.manual_seed(0)
+    vae = lb.LatentModel(
+        lb.StandardNormal(2), lb.Gaussian(lb.mlp(6, 4)), lb.Gaussian(lb.mlp(2, 12))
+    ).double()
+    critic = lb.mlp(2, 8, 1)
+    x = torch.rand(32, 6, dtype=torch.float64)
+    lb.fit(vae, objective(critic), x, epochs=1, batch_size=16, progress=False)
+    assert {each.dtype for each in critic.parameters()} == {torch.float64}

@@ -18,7 +18,7 @@ from lowerbound.errors import SettingsError
 from lowerbound.models import Model, TrainingPlan
 from lowerbound.objectives import Objective
 from lowerbound.runs.directory import RunDirectory
-from lowerbound.runtime.devices import get_device
+from lowerbound.runtime.devices import get_device, get_dtype
 from lowerbound.runtime.interrupts import StopSignals
 from lowerbound.runtime.modes import evaluating
 from lowerbound.runtime.threads import list_candidates
@@ -70,7 +70,7 @@ def make_loop(
         model.to(_find_device(settings.device))
     if settings.standardize:
         standardize_model(model, train, settings.seed)
-    collect_players(model, objective).to(get_device(model))
+    collect_players(model, objective).to(get_device(model), get_dtype(model))
     _try_draw(model, objective, train, validation)
     batch_size = plan.batch_size or settings.batch_size
     total_steps = _count_steps(settings, count_batches(len(train), batch_size))
