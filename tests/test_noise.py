@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -215,14 +214,12 @@ def draws_of(make, parameters, rows, samples=6, sizes=(6,)):
 @pytest.mark.parametrize("name", THEIRS)
 def test_torch_s_distributions_draw_from_the_examples_streams(name):
     make = THEIRS[name]
-    parameters = torch.rand(9, 2, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    # Whole vectors of a processor: torch computes the powers of fewer numbers by other code.
+    parameters = torch.rand(9, 16, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     state = torch.get_rng_state()
     whole = draws_of(make, parameters, list(range(9)))
-    # On processors without AVX-512, the last bit of torch's powers depends on how many it computes.
-    bits = {"Weibull": torch.finfo(torch.float32).eps}.get(name, 0.0)
-    same = partial(torch.testing.assert_close, rtol=bits, atol=0.0)
-    same(draws_of(make, parameters, [7, 2]), whole[:, [7, 2]])
-    same(draws_of(make, parameters, [5], sizes=(1, 3, 2)), whole[:, [5]])
+    assert torch.equal(draws_of(make, parameters, [7, 2]), whole[:, [7, 2]])
+    assert torch.equal(draws_of(make, parameters, [5], sizes=(1, 3, 2)), whole[:, [5]])
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(whole[0], whole[1])
 

@@ -187,7 +187,7 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel:
 def _move_averages(
     decay: float | None, averages: list[Tensor], current: list[Tensor], count: Any
 ) -> None:
-    """Move averages of one type, of which ``count`` values are known, towards the current values.
+    """Move the averages of ``count`` earlier values, all of one type, towards the current values.
 
     Whole numbers, such as places and masks, are not averaged, but copied.
     """
@@ -203,9 +203,10 @@ def _move_averages(
 class AverageUpdate:
     """Updates an average by :func:`average_weights`, when it is called.
 
-    ``AveragedModel.update_parameters`` looks for all tensors each time, which takes a fifth of a
-    small model's step. Here they are looked for again only if a module has replaced one, as some do
-    with running statistics. It also copies the number of updates to the model's device, and waits.
+    ``AveragedModel.update_parameters`` copies the number of updates to the model's device, and
+    waits. It also looks for all tensors each time, which takes a fifth of a small model's step.
+    Here they are looked for again only if a module has replaced one, as some modules do with their
+    running statistics.
 
     Args:
         averaged: The average.
@@ -224,9 +225,8 @@ class AverageUpdate:
             for module in (*average.modules(), *model.modules())
             for owner in (module._parameters, module._buffers)
         ]
-        self.pairs = list(zip(_tensors_of(average), _tensors_of(model), strict=True))
         self.groups: dict[tuple[Any, Any], tuple[list[Tensor], list[Tensor]]] = {}
-        for own, value in self.pairs:
+        for own, value in zip(_tensors_of(average), _tensors_of(model), strict=True):
             group = self.groups.setdefault((own.device, own.dtype), ([], []))
             group[0].append(own)
             group[1].append(value)
@@ -249,8 +249,8 @@ class AverageUpdate:
         if not self._are_found():
             self._find_tensors()
         if averaged.n_averaged == 0:
-            for average, value in self.pairs:
-                average.copy_(value)
+            for averages, values in self.groups.values():
+                torch._foreach_copy_(averages, values)
         else:
             for averages, values in self.groups.values():
                 change(averages, values, averaged.n_averaged)
