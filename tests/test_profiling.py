@@ -128,6 +128,7 @@ def test_an_interrupt_leaves_no_profiler_running():
         (["aten::_fused_adam_", "Optimizer.step#Adam.step", "lowerbound::update"], OPTIMISER),
         (["aten::index", DATA], DATA_WORK),
         (["graph_0_cpp_fused__to_copy_div_index_0"], DATA_WORK),
+        (["graph_0_cpp_fused_exp_index_index_put_log_4"], ELEMENTWISE),
         (["## Call CompiledFxGraph abc ##"], None),
         (["TorchDynamo Cache Lookup"], None),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.utils import run_and_get_cpp_code
 from torch.distributions import Distribution
 
 import lowerbound as lb
@@ -120,6 +121,23 @@ def test_masks_of_dropout_have_its_share_and_are_independent(share, dtype):
 
 def test_dropout_with_a_tiny_share_keeps_all_values():
     torch.testing.assert_close(Dropout(1e-6)(torch.ones(1000)), torch.ones(1000), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_compiled_dropout_draws_the_same_masks_in_vectorised_loops():
+    x, drop = torch.randn(64, 33), Dropout(0.5)
+
+    def activate(x):
+        return drop(drop(torch.nn.functional.silu(x)))
+
+    torch.manual_seed(0)
+    expected = activate(x)
+    with torch._inductor.config.patch(fallback_random=True):
+        torch.manual_seed(0)
+        found, code = run_and_get_cpp_code(torch.compile(activate), x)
+    torch.testing.assert_close(found, expected)
+    assert 0.7 < (expected == 0).float().mean() < 0.8  # each call has a mask of its own
+    assert "std::exp" not in code
 
 
 def test_dropout_leaves_the_path_of_residual_blocks_whole():

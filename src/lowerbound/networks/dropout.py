@@ -8,6 +8,16 @@ from torch import Tensor, nn
 # Each value of a mask takes a quarter of a random whole number of 64 bits.
 _BITS, _VALUES_PER_NUMBER = 16, 4
 
+# torch's compiler does not vectorise loops that read whole numbers of 16 bits. It would compare
+# them in the loops of the activations and of their gradients, which then take four times as long.
+torch.library.define("lowerbound::is_at_least", "(Tensor numbers, int least) -> Tensor")
+
+
+@torch.library.impl("lowerbound::is_at_least", "CompositeExplicitAutograd")
+@torch.library.register_fake("lowerbound::is_at_least")  # type: ignore[untyped-decorator]
+def _is_at_least(numbers: Tensor, least: int) -> Tensor:
+    return numbers >= least
+
 
 class Dropout(nn.Dropout):
     """Dropout (Srivastava et al. 2014), which sets each value to 0 with probability ``p``.
@@ -32,6 +42,6 @@ class Dropout(nn.Dropout):
         )
         values = numbers.view(torch.int16)[: x.numel()].view(x.shape)
         dropped = min(round(self.p * 2**_BITS), 2**_BITS - 1)
-        is_kept = values >= dropped - 2 ** (_BITS - 1)
+        is_kept = torch.ops.lowerbound.is_at_least(values, dropped - 2 ** (_BITS - 1))
         factors: Tensor = is_kept.to(x.dtype) * (2**_BITS / (2**_BITS - dropped))
         return x * factors

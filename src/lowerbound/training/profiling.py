@@ -190,6 +190,11 @@ def _kind_of_kernel(event: Any) -> str | None:
     return (*kinds, ELEMENTWISE)[0]
 
 
+def _gathers_rows(kernel: str) -> bool:
+    """Whether a compiled kernel gathers examples, rather than what has a gradient."""
+    return "_index" in kernel and "_index_put" not in kernel
+
+
 def _find_kind(event: Any) -> str | None:
     """Find an operation's kind of work; ``None`` if it only calls other operations."""
     above, names = event, []
@@ -198,7 +203,7 @@ def _find_kind(event: Any) -> str | None:
         above = above.cpu_parent
     if any(name.startswith((UPDATE, "Optimizer.")) for name in names):
         return OPTIMISER
-    if DATA in names or (names[0].startswith("graph_") and "_index" in names[0]):
+    if DATA in names or (names[0].startswith("graph_") and _gathers_rows(names[0])):
         return DATA_WORK
     if names[0].startswith(_HOST) or names[0].startswith(("Memcpy", "cuda")):
         return None
