@@ -325,6 +325,17 @@ def test_the_bound_of_rounded_values_does_not_depend_on_units(factor, shift):
     assert found == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("factor", [1e-300, 1e-45, 1e39, 1e300])
+def test_columns_may_have_values_whose_spread_float32_cannot_represent(factor):
+    frame = make_frame()[["height", "job"]]
+    scaled = frame.assign(height=frame["height"] * factor)
+    plain, model = fit_table(frame), fit_table(scaled)
+    expected = evaluate(plain, frame) - math.log(factor)
+    assert evaluate(model, scaled) == pytest.approx(expected, rel=1e-6)
+    drawn, wanted = (each.sample(100, seed=0)["height"] for each in (model, plain))
+    np.testing.assert_allclose(drawn / factor, wanted, rtol=0.05)
+
+
 def test_a_column_alone_is_scored_by_the_distribution_of_its_values():
     frame = make_table(2000, missing=0.25)
     examples = lb.load_data(frame, test_fraction=0.0).train

@@ -20,7 +20,8 @@ def the_slope_of_the_logit_is_that_of_the_logarithm(patch):
 
     def log_slopes(self, value):
         transforms = self.transforms.clamp(max=columns.LOG)
-        return original(columns.Units(transforms, self.centre, self.spread), value)
+        units = columns.Units(transforms, self.centre, self.spread, self.log_spread)
+        return original(units, value)
 
     patch.setattr(columns.Units, "log_slopes", log_slopes)
 

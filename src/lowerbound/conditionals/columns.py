@@ -155,6 +155,7 @@ class Columns(Parametric):
     transforms: Tensor
     centre: Tensor
     spread: Tensor
+    log_spread: Tensor
     least_log_scale: Tensor
     least_log_scale_of_seasonal: Tensor
     rate: Tensor
@@ -217,14 +218,21 @@ class Columns(Parametric):
         self.register_buffer(name, values, persistent=False)
 
     def _store_units(self, entries: tuple[Entry, ...]) -> None:
-        is_continuous = [entry.family in ("continuous", "seasonal") for entry in entries]
+        # The slope of the identity does not depend on values, and its spread may be any number.
+        is_transformed = [entry.transform != "identity" for entry in entries]
         scaled = [
-            (entry.centre, entry.spread) if has_units else (0.0, 1.0)
-            for entry, has_units in zip(entries, is_continuous, strict=True)
+            (entry.centre, entry.spread) if has_slope else (0.0, 1.0)
+            for entry, has_slope in zip(entries, is_transformed, strict=True)
         ]
         centre, spread = torch.tensor(scaled).unbind(1)
         self._store("centre", centre.contiguous())
         self._store("spread", spread.contiguous())
+        is_continuous = [entry.family in ("continuous", "seasonal") for entry in entries]
+        log_spread = [
+            math.log(entry.spread) if has_units else 0.0
+            for entry, has_units in zip(entries, is_continuous, strict=True)
+        ]
+        self._store("log_spread", torch.tensor(log_spread))
         self._store("transforms", torch.tensor([_TRANSFORMS[each.transform] for each in entries]))
         continuous = [entries[number] for number in self.continuous]
         self._store("least_log_scale", _find_least_log_scales(continuous))
@@ -256,7 +264,7 @@ class Columns(Parametric):
         for group, logits in zip(self.codes, all_logits, strict=True):
             kind = FactorialPhases if group.family == "phases" else FactorialCodes
             parts.append(kind(logits))
-        units = Units(self.transforms, self.centre, self.spread)
+        units = Units(self.transforms, self.centre, self.spread, self.log_spread)
         return RowDistribution(parts, self.order, units, is_discrete=self._is_discrete)
 
     @property

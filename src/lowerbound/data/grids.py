@@ -53,9 +53,24 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
     gaps = gaps[gaps > error]
     if not len(gaps) or len(values) < _FEWEST_VALUES:
         return 0.0
-    least = max(_LEAST_STEP * float(values.std()), _LEAST_ERRORS * error)
+    _, deviation = find_mean_and_deviation(values)
+    least = max(_LEAST_STEP * deviation, _LEAST_ERRORS * error)
     step = _find_common_step(different, gaps, error, least)
     return step or _find_decimal_step(values, precision, _LEAST_ERRORS * error)
+
+
+def find_mean_and_deviation(values: NDArray[np.float64]) -> tuple[float, float]:
+    """The mean and the standard deviation, also of values whose squares float64 cannot represent.
+
+    Example:
+        >>> import numpy as np
+        >>> find_mean_and_deviation(np.array([1e-300, 3e-300]))
+        (2e-300, 1e-300)
+    """
+    # a power of two, so that dividing by it rounds nothing
+    unit = math.ldexp(0.5, math.frexp(float(np.abs(values).max()))[1])
+    values = values / unit
+    return float(values.mean()) * unit, float(values.std()) * unit
 
 
 def _find_common_step(
@@ -77,7 +92,8 @@ def _find_common_step(
 def _find_decimal_step(values: NDArray[np.float64], precision: float, least: float) -> float:
     """The largest power of ten above ``least`` that divides all values; 0.0 if there is none."""
     largest = math.floor(math.log10(np.abs(values).max()))
-    for exponent in range(largest, math.floor(math.log10(least)), -1):
+    end = max(math.floor(math.log10(least)), -_MOST_DECIMALS)
+    for exponent in range(largest, end, -1):
         errors = np.abs(np.round(values, -exponent) - values)
         if (errors <= precision * np.abs(values)).all():
             return float(f"1e{exponent}")

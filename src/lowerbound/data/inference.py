@@ -22,7 +22,7 @@ from lowerbound.data.columns import (
 )
 from lowerbound.data.cycles import DAY, WEEK, find_cycles, split_times
 from lowerbound.data.frames import RawTable
-from lowerbound.data.grids import find_step
+from lowerbound.data.grids import find_mean_and_deviation, find_step
 from lowerbound.data.joined_names import join_names
 from lowerbound.data.number_types import LARGEST_COUNT, MOST_ORDINAL, count_of_atom, infer_type
 from lowerbound.data.options import Unknown
@@ -273,8 +273,7 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
     """Find atoms, step, range, centre and spread of a column of numbers that are all observed."""
     column = replace(column, low=float(seen.min()), high=float(seen.max()))
     if column.type == "count":
-        logarithms = np.log1p(seen)
-        return replace(column, centre=float(logarithms.mean()), spread=_find_spread(logarithms))
+        return _measure(column, np.log1p(seen))
     column = replace(column, atoms=_find_atoms(column, seen))
     rest = seen[~np.isin(seen, column.atoms)]
     if not len(rest):  # all values are atoms
@@ -285,15 +284,15 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
         column = replace(column, season=season, cycles=cycles)
     if column.cycles:
         rest = split_times(rest, column.cycles)[:, 0]
-    values = column.standardize(rest)
-    return replace(column, centre=float(values.mean()), spread=_find_spread(values))
+    return _measure(column, column.standardize(rest))
 
 
-def _find_spread(values: Floats) -> float:
-    spread = float(values.std())
-    if spread > _ROUNDING * float(np.abs(values).max(initial=0.0)):
-        return spread
-    return 1.0
+def _measure(column: Column, values: Floats) -> Column:
+    """Find centre and spread of transformed values; 1 if they differ by no more than rounding."""
+    centre, spread = find_mean_and_deviation(values)
+    if spread <= _ROUNDING * float(np.abs(values).max()):
+        spread = 1.0
+    return replace(column, centre=centre, spread=spread)
 
 
 def _find_atoms(column: Column, seen: Floats) -> tuple[float, ...]:

@@ -25,14 +25,19 @@ class Units:
 
     Args:
         transforms: 0 for the identity, 1 for the logarithm, 2 for the logit, integers ``[D]``.
-        centre: c, ``[D]``.
-        spread: s, ``[D]``; 1 for entries that are not continuous.
+        centre: c, ``[D]``; for the identity it may be any number.
+        spread: s, ``[D]``, likewise.
+        log_spread: log s, ``[D]``, also where s itself is not representable; 0 for entries that are
+            not continuous.
     """
 
-    def __init__(self, transforms: Tensor, centre: Tensor, spread: Tensor) -> None:
+    def __init__(
+        self, transforms: Tensor, centre: Tensor, spread: Tensor, log_spread: Tensor
+    ) -> None:
         self.transforms = transforms
         self.centre = centre
         self.spread = spread
+        self.log_spread = log_spread
 
     def log_slopes(self, value: Tensor) -> Tensor:
         """The logarithm of dv / dx at values v, ``[..., D]``."""
@@ -40,7 +45,7 @@ class Units:
         # x = e^t, and x (1 - x) with x = sigmoid(t)
         log = torch.where(self.transforms == LOG, -transformed, 0.0)
         both = softplus(transformed) + softplus(-transformed)
-        return torch.where(self.transforms == LOGIT, both, log) - self.spread.log()
+        return torch.where(self.transforms == LOGIT, both, log) - self.log_spread
 
 
 class _Rows(constraints.Constraint):
@@ -75,7 +80,7 @@ class RowDistribution(SideBySide):
 
     Example:
         >>> from lowerbound.distributions import DiagonalNormal
-        >>> units = Units(torch.tensor([LOG]), torch.zeros(1), torch.ones(1))
+        >>> units = Units(torch.tensor([LOG]), torch.zeros(1), torch.ones(1), torch.zeros(1))
         >>> parts = [DiagonalNormal(torch.zeros(3, 1), torch.zeros(3, 1))]
         >>> p = RowDistribution(parts, torch.tensor([0]), units, is_discrete=False)
         >>> p.log_prob(torch.tensor([1.0]))  # a log-normal density at e

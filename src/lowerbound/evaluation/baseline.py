@@ -204,7 +204,7 @@ def _score_entry(entry: Entry, values: Tensor) -> float:
         return float(_score_levels(values, entry.levels).sum())
     transforms = torch.tensor([("identity", "log", "logit").index(entry.transform)])
     centre, spread = torch.tensor([[entry.centre], [entry.spread]], dtype=values.dtype)
-    slopes = Units(transforms, centre, spread).log_slopes(values)
+    slopes = Units(transforms, centre, spread, spread.log()).log_slopes(values)
     return float(_score_gaussians(values).sum() + slopes[~values.isnan()].sum() / len(values))
 
 

@@ -38,17 +38,19 @@ def diagnose(
     too_long = f"steps of {name} at learning rate {rate:g} are too long"
     explanation = model.explain_non_finite(draw, too_long)
     if term == "data":
-        cause, remedy = "the data contain such values", "drop or fill those rows"
+        largest, kind = torch.finfo(x.dtype).max, str(x.dtype).removeprefix("torch.")
+        cause = f"the data contain such values, or values above {largest:.2g}, the largest {kind}"
+        remedy = "drop or fill those rows, or divide the values by a constant"
     elif explanation is not None:
         cause, remedy = explanation
     elif step == 1:
         cause = "the model gives such values before any training"
         remedy = "check its initial weights and the scale of the data (pixels belong in [0, 1])"
     else:
-        largest, where = max((float(p.abs().max()), name) for name, p in parameters if p.numel())
+        size, where = max((float(p.abs().max()), name) for name, p in parameters if p.numel())
         cause = (
             f"{too_long} for a bound that sums over {math.prod(x.shape[1:])} dimensions (the "
-            f"largest parameter is now {largest:.3g}, in {where})"
+            f"largest parameter is now {size:.3g}, in {where})"
         )
         remedy = (
             "use optimizer='adam', or a smaller learning_rate, or clip_norm=1.0; a larger "
