@@ -151,7 +151,7 @@ MUTATIONS = [
     # The likelihood
     Mutation(
         ROWS,
-        "return torch.where(self.transforms == LOGIT, both, log) - self.spread.log()",
+        "return torch.where(self.transforms == LOGIT, both, log) - self.log_spread",
         "return torch.where(self.transforms == LOGIT, both, log)",
         "Log probabilities lack the spread of a column.",
     ),

@@ -64,8 +64,8 @@ def find_mean_and_deviation(values: NDArray[np.float64]) -> tuple[float, float]:
 
     Example:
         >>> import numpy as np
-        >>> find_mean_and_deviation(np.array([1e-300, 3e-300]))
-        (2e-300, 1e-300)
+        >>> find_mean_and_deviation(np.array([1e-200, 3e-200]))
+        (2e-200, 1e-200)
     """
     # a power of two, so that dividing by it rounds nothing
     unit = math.ldexp(0.5, math.frexp(float(np.abs(values).max()))[1])

@@ -8,15 +8,17 @@ from torch import Tensor, nn
 # Each value of a mask takes a quarter of a random whole number of 64 bits.
 _BITS, _VALUES_PER_NUMBER = 16, 4
 
-# torch's compiler does not vectorise loops that read whole numbers of 16 bits. It would compare
-# them in the loops of the activations and of their gradients, which then take four times as long.
-torch.library.define("lowerbound::is_at_least", "(Tensor numbers, int least) -> Tensor")
 
-
-@torch.library.impl("lowerbound::is_at_least", "CompositeExplicitAutograd")
-@torch.library.register_fake("lowerbound::is_at_least")  # type: ignore[untyped-decorator]
 def _is_at_least(numbers: Tensor, least: int) -> Tensor:
     return numbers >= least
+
+
+# torch's compiler does not vectorise loops that read whole numbers of 16 bits. It would compare
+# them in the loops of activations and of their gradients, which then take twice as long.
+if not hasattr(torch.ops.lowerbound, "is_at_least"):  # as it has if the module is loaded again
+    torch.library.define("lowerbound::is_at_least", "(Tensor numbers, int least) -> Tensor")
+    torch.library.impl("lowerbound::is_at_least", "CompositeExplicitAutograd", _is_at_least)
+    torch.library.register_fake("lowerbound::is_at_least", _is_at_least)
 
 
 class Dropout(nn.Dropout):
