@@ -129,10 +129,37 @@ def write_page(folder: Path) -> Path | None:
         if lost:
             text += f"; not in {', '.join(lost)}"
         lines.append(item(text))
-    lines += ["", *describe_losses(results), ""]
+    lines += ["", paragraph(describe_lost_cells(results, methods[1:])), ""]
+    lines += [*describe_losses(results), ""]
     page = folder.parent / "imputation.md"
     page.write_text("\n".join(lines), encoding="utf8")
     return page
+
+
+def describe_lost_cells(results: Results, others: list[str]) -> str:
+    """What the cells have in common in which another method has the smaller error."""
+    shares = {
+        key[1]
+        for key, ours in results.items()
+        if key[-1] == OURS
+        and any(
+            (theirs := results.get((*key[:-1], other))) is not None
+            and ours["error"] > theirs["error"]
+            for other in others
+        )
+    }
+    if not shares:
+        return "No cell is lost."
+    text = f"No cell with more than {max(shares)}% missing is lost."
+    if max(shares) < max(share for _, share, *_ in results):
+        text += (
+            " In the lost cells, most other entries of a row are known, and some columns are"
+            " almost determined by a few others, such as the bills of consecutive months in"
+            " defaultCredit, or rows have near neighbours, as in letter. Trees and neighbours use"
+            " these directly, while the latents of lowerbound have to pass on all that columns"
+            " share. With fewer known entries, what all of them say together counts for more."
+        )
+    return text
 
 
 def describe_losses(results: Results) -> list[str]:
