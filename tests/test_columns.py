@@ -173,6 +173,14 @@ def test_types_that_cannot_be_modelled_are_named():
         infer(frame)
 
 
+def test_columns_of_objects_of_polars_are_refused_because_they_cannot_be_completed():
+    pl = pytest.importorskip("polars")
+    frame = pl.DataFrame({"a": pl.Series([1, None, 3], dtype=pl.Object), "b": [0.5, 2.0, -1.0]})
+    with pytest.raises(DataError, match=r"of type Object, .*columns=\{'a': 'identifier'\}"):
+        infer(frame)
+    assert infer(frame, types={"a": "identifier"}).find("a").type == "identifier"
+
+
 @pytest.mark.parametrize("mark", [-999, [-999], "-999", ["z", -999.0], np.float32(-999)])
 def test_numbers_that_stand_for_missing_values_do_so_as_text_too(mark):
     frame = pd.DataFrame({"a": ["x", "y", "-999"] * 9, "b": [1.5, -999, -2.5] * 9})

@@ -283,7 +283,8 @@ class FrameColumn(RawColumn):
             return "times"
         if dtype in (nw.String, nw.Categorical, nw.Enum):
             return "text"
-        if dtype in (nw.Object, nw.Unknown):
+        # columns of objects of Polars cannot receive other values
+        if dtype in (nw.Object, nw.Unknown) and not self.series.implementation.is_polars():
             return None
         raise DataError(
             f"{self.where} is of type {dtype}, which is neither numbers, times, truth values nor "
