@@ -129,6 +129,7 @@ def test_an_interrupt_leaves_no_profiler_running():
         (["aten::index", DATA], DATA_WORK),
         (["graph_0_cpp_fused__to_copy_div_index_0"], DATA_WORK),
         (["graph_0_cpp_fused_exp_index_index_put_log_4"], ELEMENTWISE),
+        (["graph_0_cpp_fused__to_copy_add_exp_gather_index_lgamma_log_3"], ELEMENTWISE),
         (["## Call CompiledFxGraph abc ##"], None),
         (["TorchDynamo Cache Lookup"], None),
     ],
@@ -146,6 +147,8 @@ def test_each_operation_has_its_kind(names, kind):
     ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<>", profiling.OPTIMISER),
     ("triton_poi_fused__to_copy_div_index_0", profiling.DATA_WORK),
     ("triton_per_fused_log_sub_sum_8", profiling.ELEMENTWISE),
+    ("triton_poi_fused_exp_index_put_log_4", profiling.ELEMENTWISE),
+    ("void at::native::index_elementwise_kernel<index_put_kernel>", profiling.ELEMENTWISE),
 ])  # fmt: skip
 def test_the_time_of_a_kernel_counts_once_and_by_its_name(name, kind):
     def event(name, device, *, annotation=False):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._inductor.cpu_vec_isa import pick_vec_isa
 from torch._inductor.utils import run_and_get_cpp_code
 from torch.distributions import Distribution
 
@@ -137,7 +138,17 @@ def test_compiled_dropout_draws_the_same_masks_in_vectorised_loops():
         found, code = run_and_get_cpp_code(torch.compile(activate), x)
     torch.testing.assert_close(found, expected)
     assert 0.7 < (expected == 0).float().mean() < 0.8  # each call has a mask of its own
+    assert "is_at_least" in code
+    if not pick_vec_isa():
+        pytest.skip("torch's compiler knows no vector instructions of this processor")
     assert "std::exp" not in code
+
+
+def test_dropout_can_be_mapped_over_a_batch():
+    x = torch.ones(50, 40)
+    drawn = torch.vmap(Dropout(0.5), randomness="different")(x)
+    assert drawn.unique().tolist() == [0, 2]
+    assert (drawn[0] != drawn[1]).any()
 
 
 def test_dropout_leaves_the_path_of_residual_blocks_whole():

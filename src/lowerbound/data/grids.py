@@ -16,6 +16,9 @@ _ROUNDINGS = 8.0
 _LEAST_STEP = 1e-4
 _LEAST_ERRORS = 100.0
 
+# Below this number float64 has fewer digits.
+_TINY = float(np.finfo(float).tiny)
+
 _FEWEST_VALUES = 3
 
 # The largest number of significant digits of a step that is a decimal number, and of decimals that
@@ -34,7 +37,7 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
 
     Multiplying the values multiplies their step, and adding a number does not change it. A step
     that is tiny beside their standard deviation says nothing about a density. Such a step is found
-    only if it is a power of ten, such as cents, so that draws can be rounded.
+    only if it is a power of ten, such as cents, so that draws can be rounded, and not below 1e-22.
 
     Args:
         values: the values.
@@ -48,7 +51,8 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
         >>> find_step(np.array([0.07, 1e5, 231_017.21]), 1e-16)
         0.01
     """
-    different, error = np.unique(values), _ROUNDINGS * precision * float(np.abs(values).max())
+    error = max(_ROUNDINGS * precision * float(np.abs(values).max()), _TINY)
+    different = np.unique(values)
     gaps = np.diff(different)
     gaps = gaps[gaps > error]
     if not len(gaps) or len(values) < _FEWEST_VALUES:
@@ -92,7 +96,7 @@ def _find_common_step(
 def _find_decimal_step(values: NDArray[np.float64], precision: float, least: float) -> float:
     """The largest power of ten above ``least`` that divides all values; 0.0 if there is none."""
     largest = math.floor(math.log10(np.abs(values).max()))
-    end = max(math.floor(math.log10(least)), -_MOST_DECIMALS)
+    end = max(math.floor(math.log10(least)), -_MOST_DECIMALS - 1)
     for exponent in range(largest, end, -1):
         errors = np.abs(np.round(values, -exponent) - values)
         if (errors <= precision * np.abs(values)).all():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +15,19 @@ def _is_at_least(numbers: Tensor, least: int) -> Tensor:
     return numbers >= least
 
 
+def _map_is_at_least(
+    info: object, places: Sequence[int | None], numbers: Tensor, least: int
+) -> tuple[Tensor, int | None]:
+    return numbers >= least, places[0]
+
+
 # torch's compiler does not vectorise loops that read whole numbers of 16 bits. It would compare
 # them in the loops of activations and of their gradients, which then take twice as long.
 if not hasattr(torch.ops.lowerbound, "is_at_least"):  # as it has if the module is loaded again
     torch.library.define("lowerbound::is_at_least", "(Tensor numbers, int least) -> Tensor")
     torch.library.impl("lowerbound::is_at_least", "CompositeExplicitAutograd", _is_at_least)
     torch.library.register_fake("lowerbound::is_at_least", _is_at_least)
+    torch.library.register_vmap("lowerbound::is_at_least", _map_is_at_least)
 
 
 class Dropout(nn.Dropout):

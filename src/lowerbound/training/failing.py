@@ -39,7 +39,9 @@ def diagnose(
     explanation = model.explain_non_finite(draw, too_long)
     if term == "data":
         largest, kind = torch.finfo(x.dtype).max, str(x.dtype).removeprefix("torch.")
-        cause = f"the data contain such values, or values above {largest:.2g}, the largest {kind}"
+        cause = (
+            f"the data contain such values, or values beyond ±{largest:.2g}, the limits of {kind}"
+        )
         remedy = "drop or fill those rows, or divide the values by a constant"
     elif explanation is not None:
         cause, remedy = explanation

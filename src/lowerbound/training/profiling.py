@@ -50,6 +50,8 @@ _MULTIPLY = (
 _UPDATING = ("multi_tensor_apply",)
 _MULTIPLYING = ("gemm", "cutlass", "xmma", "nvjet", "splitKreduce", "gemv", "convolve", "cudnn")
 _GATHERING = ("_index_", "index_elementwise", "gather", "Memcpy HtoD")
+# Words in the names of kernels that compute more than examples.
+_COMPUTING = {"exp", "expm1", "log", "log1p", "logsumexp", "lgamma", "digamma", "softplus", "tanh"}
 
 _HOST = (
     "## Call CompiledFxGraph",
@@ -179,20 +181,22 @@ def measure_shares(
     return kinds, operations
 
 
+def _gathers_rows(kernel: str) -> bool:
+    """Whether a kernel gathers examples: it indexes, but computes no density or gradient, too."""
+    if "index_put" in kernel or _COMPUTING.intersection(kernel.split("_")):
+        return False
+    return any(word in kernel for word in _GATHERING)
+
+
 def _is_kernel(event: Any) -> bool:
     return event.device_type.name != "CPU" and not event.is_user_annotation
 
 
 def _kind_of_kernel(event: Any) -> str | None:
     """The kind of work of a GPU's kernel, which its name shows."""
-    words = {OPTIMISER: _UPDATING, PRODUCTS: _MULTIPLYING, DATA_WORK: _GATHERING}
+    words = {OPTIMISER: _UPDATING, PRODUCTS: _MULTIPLYING}
     kinds = [kind for kind, known in words.items() if any(word in event.name for word in known)]
-    return (*kinds, ELEMENTWISE)[0]
-
-
-def _gathers_rows(kernel: str) -> bool:
-    """Whether a compiled kernel gathers examples, rather than what has a gradient."""
-    return "_index" in kernel and "_index_put" not in kernel
+    return (*kinds, DATA_WORK if _gathers_rows(event.name) else ELEMENTWISE)[0]
 
 
 def _find_kind(event: Any) -> str | None:
