@@ -284,7 +284,8 @@ class FrameColumn(RawColumn):
         if dtype in (nw.String, nw.Categorical, nw.Enum):
             return "text"
         # columns of objects of Polars cannot receive other values
-        if dtype in (nw.Object, nw.Unknown) and not self.series.implementation.is_polars():
+        is_polars = self.series.implementation.is_polars()
+        if dtype == nw.Unknown or (dtype == nw.Object and not is_polars):
             return None
         raise DataError(
             f"{self.where} is of type {dtype}, which is neither numbers, times, truth values nor "
