@@ -2,11 +2,11 @@
 
 import datetime
 import sys
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -156,9 +156,7 @@ def test_values_of_several_types_are_refused_with_their_row():
         infer(frame)
 
 
-@pytest.mark.parametrize(
-    "value", [pd.Period("2020", "Y"), 1j, datetime.time(1), Decimal("1.5"), [1], ("a",)]
-)
+@pytest.mark.parametrize("value", [pd.Period("2020", "Y"), 1j, datetime.time(1), [1], ("a",)])
 def test_values_that_cannot_be_modelled_are_named(value):
     frame = pd.DataFrame({"a": pd.Series([None, value, value], dtype=object), "b": [0.5, 2, -1]})
     message = rf"in row 1, and values of the type {type(value).__name__} cannot be modelled.*"
@@ -179,6 +177,42 @@ def test_columns_of_objects_of_polars_are_refused_because_they_cannot_be_complet
     with pytest.raises(DataError, match=r"of type Object, .*columns=\{'a': 'identifier'\}"):
         infer(frame)
     assert infer(frame, types={"a": "identifier"}).find("a").type == "identifier"
+
+
+@pytest.mark.parametrize("kind", [object, "str", "category", "pyarrow", "polars"])
+def test_text_of_spaces_only_is_missing(kind):
+    values = ["u", " ", "v", "\t ", None] * 8
+    frame = pd.DataFrame({"a": values, "b": np.random.default_rng(0).normal(size=40)})
+    if kind == "polars":
+        frame = pytest.importorskip("polars").DataFrame({"a": values, "b": frame["b"].tolist()})
+    elif kind == "pyarrow":
+        frame = pa.table(frame)
+    else:
+        frame["a"] = frame["a"].astype(kind)
+    assert infer(frame).find("a").categories == ("u", "v")
+    assert open_table(frame)["a"].find_missing().tolist() == [False, True, False, True, True] * 8
+
+
+def test_declared_categories_of_spaces_only_are_missing():
+    kind = pd.CategoricalDtype(["u", " ", "v"], ordered=True)
+    frame = pd.DataFrame({"a": pd.Series(["u", " ", "v"] * 8, dtype=kind), "b": np.arange(24) / 7})
+    assert infer(frame).find("a").categories == ("u", "v")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("people.csv", r"expected a table, got a path; read the file"),
+        (Path("people.csv"), r"expected a table, got a path; read the file"),
+        ({"a": [1]}, r"expected a table, got a dictionary; make a frame of it"),
+        ([{"a": 1}], r"expected a table, got a list of dictionaries; make a frame of it"),
+        (pd.Series([1.0]), r"expected a table, got a single column; .*to_frame\(\)"),
+        ([1.0], r"expected a table \[rows, columns\] .* got the shape \(1,\)"),
+    ],
+)
+def test_other_objects_than_tables_are_refused_with_the_remedy(data, message):
+    with pytest.raises(DataError, match="given: " + message):
+        open_table(data, "given")
 
 
 @pytest.mark.parametrize("mark", [-999, [-999], "-999", ["z", -999.0], np.float32(-999)])

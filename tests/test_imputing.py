@@ -1,5 +1,7 @@
 """Imputation: what is computed for which rows, points by column, and independence of batches."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,7 +10,7 @@ from scipy import stats
 
 import lowerbound as lb
 from lowerbound.distributions import choose_distributions
-from lowerbound.errors import DataError, SettingsError
+from lowerbound.errors import DataError, DoubtfulEstimateWarning, SettingsError
 from lowerbound.evaluation.imputing import _find_modes
 from lowerbound.models import table as table_models
 from lowerbound.recipes import find_recipe
@@ -104,6 +106,20 @@ def test_a_column_that_a_frame_lacks_is_not_imputed(untrained, decoded):
     found = lb.impute(model, examples, samples=SAMPLES)
     assert found.incomplete.all()
     assert found.table["income"].nunique() > 1
+
+
+def test_columns_whose_holes_stay_are_named():
+    frame = make_frame()
+    frame["name"] = [f"n{row}" if row % 6 else None for row in range(len(frame))]
+    data = lb.load_data(frame, test_fraction=0.0, columns={"visits": "count"})
+    model = find_recipe("table").build(data, {}, seed=0)[0]
+    with pytest.warns(UserWarning, match="impute: the missing entries of name stay missing"):
+        found = lb.impute(model, frame, samples=SAMPLES)
+    assert found.table.isna().sum().tolist() == [0, 0, 0, 0, frame["name"].isna().sum()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DoubtfulEstimateWarning)
+        lb.impute(model, frame.fillna({"name": "none"}), samples=SAMPLES)
 
 
 def test_a_complete_table_is_not_decoded(untrained, decoded):

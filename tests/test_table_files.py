@@ -172,13 +172,35 @@ def test_what_separates_cells_is_detected(tmp_path, delimiter, suffix):
         ("a;b,c\n1;2,3\n", ["a;b", "c"]),
         ("a;b\n1\n2;3\n", ["a;b"]),
         ("note\nx; y\nz\n", ["note"]),
+        ("a|b\n1|x, y\n2|z\n", ["a", "b"]),
+        ("a,b\n1,x|y\n2,z|u\n", ["a", "b"]),
         ("a,b;c\n1,5;2\n3,5,;4\n", ["a,b", "c"]),
     ],
 )
-def test_semicolons_separate_cells_only_if_all_rows_have_equally_many(tmp_path, text, names):
+def test_semicolons_and_bars_separate_cells_only_if_all_rows_have_equally_many(
+    tmp_path, text, names
+):
     path = tmp_path / "a.csv"
     path.write_text(text)
     assert load_table(path).column_names == names
+
+
+def test_text_in_utf16_is_refused_with_the_remedy(tmp_path):
+    path = tmp_path / "unicode.csv"
+    path.write_text("a,b\n" + "1,x\n" * 200, encoding="utf16")
+    with pytest.raises(DataError, match=r"\(it is text in UTF-16\); write it in UTF-8"):
+        load_table(path)
+
+
+def test_cells_of_spaces_only_are_missing_and_are_filled(tmp_path):
+    path = tmp_path / "spaces.csv"
+    path.write_text("a,g\n" + "1.5,u\n2.5, \n ,v\n" * 10)
+    schema = infer_schema(open_table(load_table(path)))
+    assert schema.find("g").categories == ("u", "v")
+    ((part, text),) = iterate_parts(path, 1000, schema)
+    new = fill_table(part, {"a": np.full(30, 3.5), "g": np.full(30, 1.0)}, schema)
+    completed = complete_text(text, part, keep_types(part, new, schema), schema)
+    assert completed.slice(0, 3).to_pydict() == {"a": ["1.5", "2.5", "3.5"], "g": ["u", "v", "v"]}
 
 
 def test_two_columns_of_one_name_are_refused_with_the_name_of_the_file(tmp_path):

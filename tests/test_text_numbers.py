@@ -31,6 +31,14 @@ def find_in(values, *placeholders, **types):
         ([*AGES, "1,234.50", " 40+ "], "'1,234.50' in row 40 and 1 other"),
         (["1,5", "-2,75", "8,25", "7"], "'1,5' in row 0 and 2 others"),
         (["1,5", "2,75", "low", "7"], None),  # too many others
+        (["187.07", "4,011.48", "1,234,567"], "'4,011.48' in row 1 and 1 other"),
+        (["€18,855.72", "-€5.00", "(€7)"], "'€18,855.72' in row 0 and 2 others"),
+        (["16.1%", "3 %", "low", *["7,5%"] * 9], "'16.1%' in row 0 and 3 others"),
+        (["18'855.72", "4\u202f011,48", "4 011,48 €", "1.5"], '"18\'855.72" in row 0 and 2 others'),
+        (["416 555 123", "647 555 456"], None),  # telephone numbers
+        (["12:30", "10:15"], None),
+        (["192.168.0.1", "10.0.0.1"], None),
+        (["12-34", "45-67"], None),
         (AGES, None),  # text in a frame is what the user has chosen
         ([*AGES, "?"], None),  # another hint warns of markers of missing values
         (["Bern", "Chur", "12"], None),
@@ -66,6 +74,13 @@ def test_a_training_an_inspection_and_an_estimator_point_out_the_text(tmp_path, 
         lb.load_data(frame)  # the hint was given
     with pytest.warns(UserWarning, match=r"^X: .*look like numbers"):
         VAE(steps=1, hidden=4).fit(frame)
+    frame["name"] = [f"n{row}" for row in range(len(frame))]
+    with pytest.warns(UserWarning, match=r"^X: left out as identifiers.*: name\. .*'name'"):
+        VAE(steps=1, hidden=4, columns={"age": "categorical"}).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        columns = {"age": "categorical", "name": "identifier"}
+        VAE(steps=1, hidden=4, columns=columns).fit(frame)
     frame.to_csv(tmp_path / "people.csv", index=False)
     with pytest.raises(SystemExit, match="0"):
         main(["data", "inspect", str(tmp_path / "people.csv")])

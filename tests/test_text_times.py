@@ -5,6 +5,7 @@ import warnings
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import lowerbound as lb
@@ -39,6 +40,11 @@ def make_frame(library="pandas"):
         (["2024-01-03", "2024-01-03"], False),  # constant, whatever its type
         (["2024-02-30", "2024-01-04"], False),
         (["20240103", "20240104"], False),
+        (["03.01.2024", "31.12.2024"], True),
+        (["1/31/2024 10:00", "12/1/2024 9:30"], True),
+        (["13/13/2024", "01/01/2024"], False),
+        (["31.01.2024", "1/31/2024"], False),  # of two forms
+        (["1.2.34", "1.2.35"], False),
         (["2024-W01-1", "2024-W02-1"], False),
         ([1.0, 2.0], False),
         (pd.to_datetime(["2024-01-03", "2024-01-04"]), False),
@@ -74,6 +80,29 @@ def test_the_hints_name_a_conversion_that_works(library):
         warnings.simplefilter("error")
         train = lb.load_data(converted, test_fraction=0.0).train
     assert train.preprocessing.schema.columns[0].type == "time"
+
+
+@pytest.mark.parametrize("library", CONVERSIONS)
+@pytest.mark.parametrize(
+    ("days", "formats"),
+    [
+        (["31/01/2024", "01/02/2024"], ["%d/%m/%Y"]),
+        (["01/31/2024", "02/01/2024"], ["%m/%d/%Y"]),
+        (["11/01/2024", "01/02/2024"], ["%d/%m/%Y", "%m/%d/%Y"]),
+        (["31.01.2024 10:15", "01.02.2024 09:00"], ["%d.%m.%Y %H:%M"]),
+        (["2024/01/31", "2024/02/01"], ["%Y/%m/%d"]),
+    ],
+)
+def test_other_forms_of_dates_have_a_conversion_that_works(library, days, formats):
+    columns = {"day": days * 10, "height": [row * row / 7 for row in range(20)]}
+    make = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}[library]
+    frame = make(columns)
+    (conversion,) = find_text_times(open_table(frame)).values()
+    code, *others = conversion.split(" or ")
+    assert formats == [next(each for each in formats if each in code), *map(eval, others)]
+    converted = eval(code, {"pd": pd, "pc": pc, "frame": frame, "table": frame})
+    found = [f"{each:{formats[0]}}" for each in pd.Series(converted.to_numpy())]
+    assert found == columns["day"]
 
 
 def test_a_declared_type_is_not_questioned_and_a_csv_file_has_times(tmp_path):

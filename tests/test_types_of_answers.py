@@ -280,6 +280,36 @@ def test_whole_numbers_of_128_bits_are_replaced(kind):
     assert build(frame).reconstruct(frame)["a"].dtype == kind
 
 
+def test_objects_of_decimals_are_numbers_and_remain_decimals():
+    values = [None, Decimal("0.25"), Decimal("NaN"), Decimal("0.75"), Decimal("4.50")] * 10
+    frame = pd.DataFrame({"a": values, "b": np.arange(50) / 7})
+    schema = infer_schema(open_table(frame), types={"a": "positive"})
+    assert (schema.find("a").low, schema.find("a").high) == (0.25, 4.5)
+    other = pl.DataFrame({"a": [each and float(each) for each in values], "b": frame["b"]})
+    other = other.with_columns(pl.col("a").fill_nan(None).cast(pl.Decimal(5, 2)))
+    for each in (frame, other):
+        assert np.array_equal(
+            read_table(each, schema)[0], read_table(frame, schema)[0], equal_nan=True
+        )
+    filled = fill_table(frame, {"a": np.full(50, 1.1)}, schema)["a"]
+    assert filled.tolist()[:4] == [Decimal(each) for each in ("1.1", "0.25", "1.1", "0.75")]
+    assert sum(filled[1:]) == sum(filled) - Decimal("1.1")  # floats and decimals cannot be added
+    array = np.array(frame, dtype=object)
+    schema = infer_schema(open_table(array), types={"x0": "positive"})
+    assert fill_table(array, {"x0": np.full(50, 1.1)}, schema)[0, 0] == Decimal("1.1")
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_decimals_can_be_categories(library):
+    values = [Decimal("0.1"), Decimal("0.2"), None] * 8
+    frame = pd.DataFrame({"a": values, "b": np.arange(24) / 7})
+    frame = frame if library == "pandas" else pl.from_pandas(frame)
+    schema = infer_schema(open_table(frame), types={"a": "categorical"})
+    assert schema.find("a").categories == (0.1, 0.2)
+    filled = fill_table(frame, {"a": np.full(24, 1.0)}, schema)["a"]
+    assert list(filled)[:3] == [Decimal("0.1"), Decimal("0.2"), Decimal("0.2")]
+
+
 def test_decimals_that_do_not_hold_the_values_become_numbers():
     values = [None, Decimal("0.25"), Decimal("0.50"), Decimal("0.75")] * 10
     frame = pl.DataFrame({"a": pl.Series(values, dtype=pl.Decimal(3, 2))})

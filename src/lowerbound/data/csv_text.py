@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import datetime
 import gzip
@@ -19,7 +20,7 @@ MARKS = (
 )
 """Cells that are missing in a column of numbers, truth values or times; in others they are text."""
 
-_OTHER_DELIMITERS = (";", "\t")
+_OTHER_DELIMITERS = (";", "\t", "|")
 _ROWS_DETECTED = 20
 
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
@@ -45,7 +46,8 @@ def detect_delimiter(path: Path, suffix: str) -> str:
     """What separates the cells of a file that is read, by its first rows.
 
     Cells of a .csv file are separated by commas, unless all of the first rows have the same number
-    of cells, and at least two, if semicolons or tabs separate them, but not if commas do.
+    of cells, and at least two, if semicolons, tabs or bars (``|``) separate them, but not if commas
+    do.
     """
     usual = find_delimiter(suffix)
     candidates = (usual,) if suffix == ".tsv" else (usual, *_OTHER_DELIMITERS)
@@ -64,6 +66,12 @@ def _has_equal_rows(path: Path, delimiter: str) -> bool:
             return False
     sizes = {len(row) for row in rows if row}
     return len(sizes) == 1 and sizes.pop() > 1
+
+
+def is_utf16(path: Path) -> bool:
+    """Whether a file begins with a byte order mark of UTF-16."""
+    with open(path, "rb") as file:
+        return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def read_text_blocks(pyarrow: Any, path: Path, delimiter: str) -> Iterator[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -74,6 +75,7 @@ def open_table(data: Any, name: str = "data", first_row: int = 0) -> RawTable:
     if is_frame(data):
         return _open_frame(data, name, first_row)
     refuse_lazy(data, name)
+    _refuse_other_objects(data, name)
     array = np.asarray(data)
     if array.ndim != 2 or 0 in array.shape:
         raise DataError(
@@ -89,6 +91,31 @@ def open_table(data: Any, name: str = "data", first_row: int = 0) -> RawTable:
             for column, values in zip(names, array.T, strict=True)
         ]
     )
+
+
+def _refuse_other_objects(data: Any, name: str) -> None:
+    """Refuse paths, dictionaries and single columns, which are not tables, with the remedy."""
+    remedies: dict[str, tuple[bool, str]] = {
+        "a path": (
+            isinstance(data, str | os.PathLike),
+            "read the file, for example by pandas.read_csv(path)",
+        ),
+        "a dictionary": (
+            isinstance(data, Mapping),
+            "make a frame of it, for example by pandas.DataFrame(data)",
+        ),
+        "a list of dictionaries": (
+            isinstance(data, list) and any(isinstance(each, Mapping) for each in data),
+            "make a frame of it, for example by pandas.DataFrame(data)",
+        ),
+        "a single column": (
+            isinstance(data, nw.Series) or bool(nw.dependencies.is_into_series(data)),
+            "give a frame that has it, for example by data.to_frame()",
+        ),
+    }
+    for what, (is_given, remedy) in remedies.items():
+        if is_given:
+            raise DataError(f"{name}: expected a table, got {what}; {remedy}")
 
 
 def _open_frame(data: Any, name: str, first_row: int) -> RawTable:

@@ -340,7 +340,10 @@ def _infer_categories(
         categories, is_ordered = declared
         marks = ("", *placeholders)
         categories = tuple(
-            each for each in categories if each in counts or (is_ordered and each not in marks)
+            each
+            for each in categories
+            if each in counts
+            or (is_ordered and each not in marks and str(each).strip() not in marks)
         )
         if asked is None and is_ordered:
             column_type = "ordinal"

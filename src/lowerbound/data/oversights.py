@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from lowerbound.data.columns import Schema
 from lowerbound.data.frames import RawTable
 from lowerbound.data.hints import giving_once
 from lowerbound.data.joined_names import join_names
@@ -16,7 +17,7 @@ from lowerbound.data.text_times import find_text_times
 
 def warn_of_oversights(
     table: RawTable, placeholders: Sequence[Any], types: Mapping[str, Any] | None, name: str
-) -> None:
+) -> set[str]:
     """Warn of undeclared marks of missing values, and of times and numbers as text.
 
     Each of these is pointed out once in a session.
@@ -26,6 +27,9 @@ def warn_of_oversights(
         placeholders: the values that the user has declared as missing.
         types: the types that the user gave to some columns.
         name: the name of the data in messages.
+
+    Returns:
+        The columns whose text looks like numbers, dates or times.
     """
     marks = (
         (name, column, value, count)
@@ -38,11 +42,34 @@ def warn_of_oversights(
             suspects.setdefault(column, {})[value] = count
         if suspects:
             _warn(name, _write_of_marks(suspects, placeholders))
+    named = set[str]()
     for find, write in ((find_text_times, _write_of_times), (find_stray_text, _write_of_text)):
         found = find(table, placeholders, types)
+        named |= found.keys()
         with giving_once((name, len(table), *each) for each in found.items()) as new:
             if new:
                 _warn(name, write({column: text for *_, column, text in new}))
+    return named
+
+
+def warn_of_identifiers(schema: Schema, known: Collection[str], name: str) -> None:
+    """Warn once in a session of columns that are left out because almost all values differ.
+
+    Args:
+        schema: the columns of the table.
+        known: the columns of which the user knows.
+        name: the name of the data in messages.
+    """
+    columns = [each.name for each in schema.columns if each.type == "identifier"]
+    with giving_once((name, each) for each in columns if each not in known) as new:
+        names = [column for _, column in new]
+        if names:
+            _warn(
+                name,
+                f"left out as identifiers, because almost all values differ: {join_names(names)}. "
+                "If the model should have one of them, convert it to numbers, or name its type, "
+                f"for example columns={{{names[0]!r}: 'categorical'}}",
+            )
 
 
 def _warn(name: str, message: str) -> None:
@@ -65,7 +92,8 @@ def _write_of_times(conversions: Mapping[str, str]) -> str:
     return (
         f"the values of {join_names(list(map(repr, conversions)))} are text that looks like dates "
         "or times, which the model takes for categories or leaves out. Convert them: "
-        f"{conversion}; or name the type, for example columns={{{first!r}: 'categorical'}}"
+        f"{conversion}, or write them as 2024-01-31 in a file; or name the type, for example "
+        f"columns={{{first!r}: 'categorical'}}"
     )
 
 

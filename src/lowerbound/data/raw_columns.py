@@ -16,6 +16,7 @@ from lowerbound.data.dictionaries import find_dictionary_cells, list_dictionary
 from lowerbound.data.raw_values import (
     Content,
     classify,
+    convert_decimal,
     count_seconds,
     find_unit,
     find_zone_of,
@@ -140,7 +141,7 @@ class RawColumn(ABC):
         return not any(isinstance(value, datetime.datetime) for value in values)
 
     def find_missing(self, placeholders: Sequence[Any] = ()) -> Mask:
-        """Which values are missing, ``[N]``: null, NaN, empty text, or a placeholder.
+        """Which values are missing, ``[N]``: null, NaN, empty text, spaces, or a placeholder.
 
         Args:
             placeholders: further values that stand for missing ones, such as ``"?"`` or -999. Text
@@ -178,7 +179,7 @@ class RawColumn(ABC):
                     times_of_marks = set(list_times(placeholders, self.find_zone()))
                 missing[row] = count_seconds(value) in times_of_marks
             elif content == "text":
-                missing[row] = not value or (content, value.strip()) in marks
+                missing[row] = not value.strip() or (content, value.strip()) in marks
             else:
                 missing[row] = (content, value) in marks if content else False
         return missing
@@ -262,7 +263,7 @@ class FrameColumn(RawColumn):
 
     def list_values(self) -> list[Any]:
         """The values as objects of Python; categories that are neither text nor numbers as text."""
-        values = list(self.series.to_list())
+        values = list(map(convert_decimal, self.series.to_list()))
         if not self._is_category:
             return values
         names = {each: None if is_missing(each) else name_category(each) for each in set(values)}
@@ -299,8 +300,7 @@ class FrameColumn(RawColumn):
             return super().find_missing(placeholders)
         marks = [each for each in placeholders if isinstance(each, str)]
         missing = series.is_null() | series.is_in(["", *marks])
-        if marks:
-            missing = missing | series.str.strip_chars().is_in(marks)
+        missing = missing | series.str.strip_chars().is_in(["", *marks])
         return np.array(missing.fill_null(True).to_numpy(), dtype=bool)
 
     def find_zone(self) -> str:
@@ -362,7 +362,7 @@ class ArrayColumn(RawColumn):
 
     def list_values(self) -> list[Any]:
         """The values as objects of Python."""
-        return list(self.values.tolist())
+        return list(map(convert_decimal, self.values.tolist()))
 
     def find_declared_content(self) -> Content | None:
         """What the column contains according to the type of the array."""

@@ -7,6 +7,7 @@ import math
 import numbers
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -27,6 +28,11 @@ def is_missing(value: Any) -> bool:
     return isinstance(value, float | np.floating) and math.isnan(value)
 
 
+def convert_decimal(value: Any) -> Any:
+    """A decimal number as float, so that it is a number like others; other values as they are."""
+    return float(value) if isinstance(value, Decimal) else value
+
+
 def name_category(value: Any) -> Any:
     """A category as text, number or truth value; intervals and times become text."""
     if isinstance(value, np.generic):
@@ -34,6 +40,18 @@ def name_category(value: Any) -> Any:
     if isinstance(value, str | bool | int | float):
         return value
     return str(value)
+
+
+def imitate_decimals(values: Sequence[Any], own: Iterable[Any]) -> Sequence[Any]:
+    """Numbers as decimal ones, if a column of objects has these; otherwise as they are.
+
+    Args:
+        values: the numbers.
+        own: the values of the column. Python does not add decimal numbers and floats.
+    """
+    if not any(isinstance(each, Decimal) for each in own):
+        return values
+    return [Decimal(str(each)) for each in values]
 
 
 def find_zone_of(series: nw.Series[Any]) -> str:

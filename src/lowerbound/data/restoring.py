@@ -22,7 +22,7 @@ from lowerbound.data.dictionaries import (
     list_dictionary,
 )
 from lowerbound.data.raw_columns import FrameColumn
-from lowerbound.data.raw_values import find_zone_of, name_category
+from lowerbound.data.raw_values import find_zone_of, imitate_decimals, name_category
 from lowerbound.errors import DataError
 
 LIBRARIES = ("pandas", "polars", "pyarrow")
@@ -287,6 +287,8 @@ def fill_series(
     elif series.dtype.is_numeric():
         series, numbers = _widen(series, np.array(values, dtype=float), column)
         return _scatter(series, places, numbers)
+    elif series.dtype in (nw.Object, nw.Unknown):
+        values = list(imitate_decimals(values, series.to_list()))
     return _scatter(series, places, values)
 
 

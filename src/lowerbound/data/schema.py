@@ -27,6 +27,7 @@ from lowerbound.data.frames import RawTable, is_frame, open_table
 from lowerbound.data.joined_names import join_names
 from lowerbound.data.known_columns import read_column, suits
 from lowerbound.data.preprocessing import Preprocessing
+from lowerbound.data.raw_values import imitate_decimals
 from lowerbound.data.restoring import (
     fill_series,
     import_library,
@@ -320,6 +321,8 @@ def _fill_array(
     for name, mask in missing.items():
         column, values = contents[name]
         new = np.asarray(restore_type(values[mask], column))
+        if whole.dtype == object:
+            new = np.array(imitate_decimals(list(new), whole[:, schema.names.index(name)]), object)
         whole = whole.astype(_find_type_for(whole, new), copy=False)
         whole[mask, schema.names.index(name)] = new
     return whole

@@ -13,6 +13,7 @@ from lowerbound.data.csv_text import (
     convert_to_schema,
     detect_delimiter,
     infer_types,
+    is_utf16,
     read_text_blocks,
 )
 from lowerbound.data.dictionaries import find_dictionaries, is_dictionary, share_dictionaries
@@ -242,12 +243,15 @@ def _explain_read_errors(pyarrow: Any, path: Path) -> Iterator[None]:
         if isinstance(error, LowerboundError):
             raise
         remedy = "write or copy it again"
+        reason = " ".join(str(error).split())
         if _find_suffix(path) not in BINARY:
             remedy = (
                 "it must be text in UTF-8, with the names of the columns in the first row and the "
                 "same number of entries in all rows"
             )
-        reason = " ".join(str(error).split())
+            if is_utf16(path):
+                reason = "it is text in UTF-16"
+                remedy = "write it in UTF-8; in spreadsheets, the format is called CSV UTF-8"
         raise DataError(f"{path}: cannot be read as a table ({reason}); {remedy}") from error
 
 

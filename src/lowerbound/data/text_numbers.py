@@ -15,7 +15,13 @@ from lowerbound.data.text_times import list_texts
 # At most this share of the values of a column of numbers is text by mistake.
 _STRAY_SHARE = 0.1
 
-_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
+# Numbers as people write them: 1,5 or 1,234.50 or €18.855,72 or 16.1% or (1 234,50).
+_WRITTEN = re.compile(
+    r"""[(]? [+-]? \s? [$€£¥]? \s? [+-]?
+    (\d+ | \d{1,3} ([,.'’\xa0\u202f]\d{3})+ | \d{1,3} ([ ]\d{3})+ (?=,\d)) ([,.]\d+)?
+    \s? [$€£¥%]? [)]?""",
+    re.VERBOSE,
+)
 
 
 def find_stray_text(
@@ -23,8 +29,9 @@ def find_stray_text(
 ) -> dict[str, str]:
     """Find text that turns a column of numbers into text, such as ``thirty`` or ``1,234.50``.
 
-    At least nine tenths of the values of such a column look like numbers, with a decimal point or a
-    decimal comma, and some cannot be read as numbers.
+    At least nine tenths of the values of such a column look like numbers, also with a decimal
+    comma, separators of thousands, a currency or a per cent sign, and some cannot be read as
+    numbers.
 
     Args:
         table: the table.
@@ -63,7 +70,7 @@ def _find_in(column: RawColumn, placeholders: Sequence[Any]) -> dict[str, int]:
         if _is_number(text):
             continue
         strays.add(text)
-        mistakes += 0 if _DECIMAL_COMMA.fullmatch(text) else count
+        mistakes += 0 if _WRITTEN.fullmatch(text) else count
         if mistakes > most:
             return {}
     first: dict[str, int] = {}

@@ -20,14 +20,29 @@ _CONVERSIONS = {
     "pyarrow": "table[{name!r}].cast('timestamp[us]')",
 }
 
+# Other forms of dates and times. Of two that fit all values, the first is suggested.
+_OTHER_BEGINNING = re.compile(r"(\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{4}[./]\d{1,2}[./]\d{1,2})($| )")
+_DATES = (
+    *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
+    *("%Y/%m/%d", "%Y.%m.%d"),
+)
+_FORMATS = tuple(date + time for date in _DATES for time in ("", " %H:%M", " %H:%M:%S"))
+
+_CONVERSIONS_FROM = {
+    "pandas": "pd.to_datetime(frame[{name!r}], format={format!r})",
+    "polars": "frame[{name!r}].str.to_datetime({format!r})",
+    "pyarrow": "pc.strptime(table[{name!r}], format={format!r}, unit='us')",
+}
+
 
 def find_text_times(
     table: RawTable, placeholders: Sequence[Any] = (), types: Mapping[str, Any] | None = None
 ) -> dict[str, str]:
-    """Find columns of text whose values are all ISO dates or times, such as ``2024-01-03``.
+    """Find columns of text whose values are all dates or times, such as ``2024-01-03``.
 
-    A column of a CSV file with such cells becomes one of times, but in a frame the type of the
-    column is what the user has chosen, so it is not converted.
+    A column of a CSV file with ISO dates becomes one of times, but in a frame the type of the
+    column is what the user has chosen, so it is not converted. Dates such as ``31.01.2024`` or
+    ``1/31/2024`` are found, too, but the order of day and month may be ambiguous.
 
     Args:
         table: the table.
@@ -37,16 +52,32 @@ def find_text_times(
     Returns:
         How to convert each of these columns, by its name.
     """
-    return {
-        name: suggest_conversion(column)
-        for name, column in table.columns.items()
-        if name not in (types or {}) and _has_text_times(column, placeholders)
-    }
+    found: dict[str, str] = {}
+    for name, column in table.columns.items():
+        formats = [] if name in (types or {}) else _find_formats(column, placeholders)
+        if formats:
+            found[name] = suggest_conversion(column, formats)
+    return found
 
 
-def _has_text_times(column: RawColumn, placeholders: Sequence[Any]) -> bool:
+def _find_formats(column: RawColumn, placeholders: Sequence[Any]) -> list[str]:
+    """The formats that all values of a column of text have; empty text is ISO 8601."""
     texts = {each for each in list_texts(column, placeholders) if each is not None}
-    return len(texts) > 1 and all(map(_is_time, texts))
+    if len(texts) < 2:
+        return []
+    if all(map(_is_time, texts)):
+        return [""]
+    if not all(map(_OTHER_BEGINNING.match, texts)):
+        return []
+    return [each for each in _FORMATS if all(_has_format(text, each) for text in texts)]
+
+
+def _has_format(text: str, format: str) -> bool:
+    try:
+        datetime.datetime.strptime(text, format)
+    except ValueError:
+        return False
+    return True
 
 
 def list_texts(column: RawColumn, placeholders: Sequence[Any]) -> list[str | None]:
@@ -71,10 +102,18 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def suggest_conversion(column: RawColumn) -> str:
-    """How to convert a column of text to times, in the library of its frame."""
+def suggest_conversion(column: RawColumn, formats: Sequence[str] = ("",)) -> str:
+    """How to convert a column of text to times, in the library of its frame.
+
+    Args:
+        column: the column.
+        formats: the formats that its values have; empty text is ISO 8601.
+    """
     library = "pandas"
     if isinstance(column, FrameColumn):
         library = str(column.series.implementation.value)
     name = column.name if column.label is None else column.label
-    return _CONVERSIONS.get(library, _CONVERSIONS["pandas"]).format(name=name)
+    first, *others = formats
+    known = _CONVERSIONS_FROM if first else _CONVERSIONS
+    code = known.get(library, known["pandas"]).format(name=name, format=first)
+    return " or ".join([code, *map(repr, others)])

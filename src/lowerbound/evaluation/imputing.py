@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +19,7 @@ from lowerbound.data.dataset import Dataset
 from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
 from lowerbound.data.frames import open_table
+from lowerbound.data.joined_names import join_names
 from lowerbound.data.schema import decode_columns, fill_table, make_table
 from lowerbound.data.table_files import load_table
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError
@@ -165,6 +166,9 @@ def impute(
         draws = check_whole_number("impute: draws", draws)
     _check_point(point, model.schema)
     data = open_data(data, model.schema)
+    unfilled = [] if isinstance(data, Examples) else find_unfilled(data, model.schema)
+    if unfilled:
+        warnings.warn(f"impute: {describe_unfilled(unfilled)}", UserWarning, stacklevel=2)
     return impute_examples(
         model, data, model.examples(data), draws, samples=samples, point=point, seed=seed
     )
@@ -230,6 +234,31 @@ def impute_examples(
     if result.warning is not None:
         warnings.warn(f"impute: {result.warning}", DoubtfulEstimateWarning, stacklevel=2)
     return result
+
+
+def find_unfilled(data: Any, schema: Schema) -> list[str]:
+    """The columns of a table whose missing entries stay missing: a schema has no values for them.
+
+    Args:
+        data: the table.
+        schema: the columns of the model.
+    """
+    table = open_table(data)
+    return [
+        each.name
+        for each in schema.columns
+        if not each.has_values
+        and each.name in table
+        and table[each.name].find_missing(schema.missing_values).any()
+    ]
+
+
+def describe_unfilled(names: Sequence[str]) -> str:
+    """Say which entries are not filled in, and how to mend it."""
+    return (
+        f"the missing entries of {join_names(names)} stay missing, because the column has no "
+        "values, or is an identifier; drop it, or give its type in columns="
+    )
 
 
 def _check_point(point: Point | Mapping[str, Point], schema: Schema) -> None:

@@ -20,11 +20,10 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from lowerbound.data.columns import Floats
-from lowerbound.data.frames import is_frame, open_table
-from lowerbound.data.joined_names import join_names
+from lowerbound.data.frames import is_frame
 from lowerbound.data.schema import decode_columns, make_table
 from lowerbound.errors import DoubtfulEstimateWarning
-from lowerbound.evaluation.imputing import impute_examples
+from lowerbound.evaluation.imputing import describe_unfilled, find_unfilled, impute_examples
 from lowerbound.sklearn.fitting import TableEstimator
 
 
@@ -266,26 +265,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
             sample_weight: how much each row counts, ``[rows]``.
         """
         self._fit_model(X, sample_weight)
-        left_out = self._find_incomplete(X)
-        if left_out:
-            warnings.warn(
-                f"VAEImputer: the missing entries of {join_names(left_out)} stay missing, because "
-                "the column has no values, or is an identifier; drop it, or give its type in "
-                "columns=",
-                UserWarning,
-                stacklevel=2,
-            )
+        unfilled = find_unfilled(self._check_input(X, reset=False), self.schema_)
+        if unfilled:
+            message = f"VAEImputer: {describe_unfilled(unfilled)}"
+            warnings.warn(message, UserWarning, stacklevel=2)
         return self
-
-    def _find_incomplete(self, X: Any) -> list[str]:
-        """The columns with missing entries that are not modelled and have no known value."""
-        table = open_table(self._check_input(X, reset=False), "X")
-        return [
-            column.name
-            for column in self.schema_.columns
-            if not column.has_values
-            and table[column.name].find_missing(self.schema_.missing_values).any()
-        ]
 
     def transform(self, X: Any) -> Any:
         """The table with its missing entries filled in."""

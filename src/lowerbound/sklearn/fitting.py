@@ -25,7 +25,7 @@ from lowerbound.data.columns import Floats, Schema
 from lowerbound.data.fields import OBSERVED, WEIGHT
 from lowerbound.data.frames import has_names, is_frame, open_table, take_rows
 from lowerbound.data.inference import infer_schema
-from lowerbound.data.oversights import warn_of_oversights
+from lowerbound.data.oversights import warn_of_identifiers, warn_of_oversights
 from lowerbound.data.raw_values import clean_marks, read_marks
 from lowerbound.data.schema import decode_columns, encode_columns, make_table_examples
 from lowerbound.errors import DoubtfulEstimateWarning
@@ -223,8 +223,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         }
         types: Any = dict(self.columns or {})
         schema = infer_schema(table, types=types, **settings)
-        warn_of_oversights(table, settings["placeholders"], types, "X")
+        suspected = warn_of_oversights(table, settings["placeholders"], types, "X")
         if table.library is not None:
+            warn_of_identifiers(schema, suspected | types.keys(), "X")
             return schema
         # Numbers that are all different are values in an array, which has no columns of text.
         different = [each.name for each in schema.columns if each.type == "identifier"]
