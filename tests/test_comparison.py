@@ -30,6 +30,19 @@ def test_the_mean_is_the_first_minus_the_second():
     assert difference.low < difference.mean < difference.high
 
 
+def test_a_score_beside_a_bound_and_other_objects_are_refused():
+    values = torch.randn(9, dtype=DOUBLE)
+    bound, score = (Estimate(values, label=label) for label in ("bound", "score"))
+    assert paired_difference(score, score).mean == 0
+    for pair, message in [
+        ((bound, score), "the first estimate is a bound and the second a score"),
+        ((score, LikelihoodEstimate(values)), "the first estimate is a score"),
+        ((bound, 1.0), "compare two estimates, .* not float"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            paired_difference(*pair)
+
+
 def test_the_interval_is_the_hull_of_students_and_the_studentised_bootstrap():
     """The second is computed here with other noise.
 

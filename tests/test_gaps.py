@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import lowerbound as lb
 from lowerbound.errors import SettingsError, ShapeError, UnsupportedError
+from lowerbound.evaluation import LikelihoodEstimate
 from lowerbound.evaluation.gaps import Gaps, inference_gaps
 from lowerbound.evaluation.search import Search
 
@@ -196,10 +197,10 @@ def test_the_generalisation_gap_is_the_difference_of_the_likelihoods():
 )
 def test_the_advice_names_the_largest_gap(approximation, amortisation, train, advice):
     level = torch.linspace(-1, 1, 50, dtype=DOUBLE)
-    likelihood, best = lb.Estimate(level), lb.Estimate(level - approximation)
+    likelihood, best = LikelihoodEstimate(level), lb.Estimate(level - approximation)
     others = None
     if train is not None:
-        others = lb.Estimate(level + train)
+        others = LikelihoodEstimate(level + train)
     gaps = Gaps(likelihood, best, lb.Estimate(best.per_example - amortisation), others)
     assert gaps.advice.startswith(advice)
     lines = str(gaps).splitlines()

@@ -13,7 +13,13 @@ from torch import nn
 
 import lowerbound as lb
 from lowerbound.distributions.codes import embed_codes
-from lowerbound.errors import NonFiniteError, SettingsError, ShapeError, UnsupportedError
+from lowerbound.errors import (
+    DoubtfulEstimateWarning,
+    NonFiniteError,
+    SettingsError,
+    ShapeError,
+    UnsupportedError,
+)
 from lowerbound.objectives.quantized import _sum_over_groups as sum_over_groups
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -34,6 +40,27 @@ class Encoder(nn.Module):
 
     def forward(self, x):
         return x
+
+
+@pytest.mark.parametrize("kind", ["vector", "scalar"])
+def test_a_log_likelihood_from_one_code_is_doubtful(kind):
+    quantized = lb.FiniteScalarQuantized(lb.mlp(3, 4), levels=(3, 3, 3, 3))
+    if kind == "vector":
+        quantized = lb.VectorQuantized(lb.mlp(3, 4), 5)
+    likelihood = lb.Gaussian(lb.mlp(4, 6))
+    model = lb.LatentModel(lb.CodePrior(quantized), quantized, likelihood)
+    x = torch.randn(6, 3)
+    with pytest.warns(DoubtfulEstimateWarning, match="one code, so the estimate is the ELBO"):
+        found = lb.log_likelihood(model, x, samples=50)
+    assert found.doubtful.all()
+    assert torch.equal(found.per_example, found.terms["elbo"].per_example)
+    other = lb.LatentModel(lb.StandardNormal(4), lb.Gaussian(lb.mlp(3, 8)), likelihood)
+    difference = lb.paired_difference(lb.evaluate(other, lb.ELBO(), x), found)
+    assert not difference.is_certain
+    if kind == "scalar":
+        gaps = lb.inference_gaps(model, x, steps=2, samples=5)
+        assert gaps.log_likelihood.doubtful.all()
+        assert gaps.advice.startswith("the gaps are not known")
 
 
 def quantizer(shape, codes=4, **settings):

@@ -293,6 +293,25 @@ def test_the_baseline_of_a_bound_on_labels_contains_the_labels():
     assert found - alone == pytest.approx(expected)
 
 
+def test_a_bound_on_labels_has_no_bits_per_dimension_of_the_values():
+    model = lb.SemiSupervised(
+        lb.StandardNormal(2),
+        lb.mlp(4, 3),
+        lb.Given(lb.Gaussian(lb.mlp(7, 4)), "y", categories=3),
+        lb.Given(lb.Bernoulli(lb.mlp(5, 4)), "y", categories=3),
+        categories=3,
+    )
+    x = torch.randint(2, (6, 4)).float()
+    alone = lb.Examples(x, levels=2)
+    for labels, is_known in [(None, False), ([-1] * 6, False), ([0, -1, 1, 2, 0, 1], True)]:
+        data = alone
+        if labels is not None:
+            data = dataclasses.replace(alone, labels=torch.tensor(labels))
+        found = lb.evaluate(model, lb.ELBO(), data)
+        wanted = None if is_known else -found.mean / (4 * math.log(2))
+        assert found.bits_per_dimension == (wanted and pytest.approx(wanted))
+
+
 def test_the_baseline_of_a_table_contains_the_labels():
     plain = lb.load_data(make_frame(4), test_fraction=0.0).train
     labelled = dataclasses.replace(plain, labels=torch.tensor([0, 1, -1, 1]))

@@ -113,7 +113,9 @@ class AnnealedEstimate(Estimate):
         if not finite.all():
             yield f"{int((~finite).sum()):,} of {total:,} examples have no finite estimate"
         few = self.doubtful & finite
-        if few.any():
+        if self.settings["chains"] == 1:
+            yield "a single chain for each example cannot tell"
+        elif few.any():
             apart = float((self.halves[0] - self.halves[1])[few].abs().max())
             effective = float(self.effective_sample_sizes[few].min())
             yield (

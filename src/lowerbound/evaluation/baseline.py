@@ -29,6 +29,9 @@ from lowerbound.runtime.memory import choose_sample_size
 # The baseline is measured on at most this many examples.
 _MOST_EXAMPLES = 10_000
 
+# From fewer examples a spread, corrected for the number of its parameters, cannot be estimated.
+_FEWEST_EXAMPLES = 4
+
 # With more levels than this a value is a count.
 _MOST_LEVELS = 1024
 
@@ -108,7 +111,8 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
         seed: of pixels that are random.
 
     Returns:
-        The average in nats per example, or ``None`` if the likelihood is neither mass nor density.
+        The average in nats per example, or ``None`` for fewer than four examples, or if the
+        likelihood is neither mass nor density.
 
     Source: H. Akaike, "A new look at the statistical model identification" (1974); W. Perks, "Some
     observations on inverse probability including a new indifference rule" (1947).
@@ -118,9 +122,9 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
         >>> vae = lb.LatentModel(
         ...     lb.StandardNormal(2), lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
         ... )
-        >>> data = lb.Examples.of(torch.tensor([[-1.0, 0.0, 5.0], [1.0, 0.0, 5.0]]))
-        >>> round(score_independent_entries(vae, data), 4)  # -log(2 pi e) / 2 - 2 / 2
-        -2.4189
+        >>> data = lb.Examples.of(torch.tensor([[-1.0, 0.0, 5.0], [1.0, 0.0, 5.0]] * 2))
+        >>> round(score_independent_entries(vae, data), 4)  # -log(2 pi e) / 2 - 2 / 4
+        -1.9189
     """
     return score_entries_alone(model, examples, model.likelihood_is_mass(examples), seed=seed)
 
@@ -129,6 +133,8 @@ def score_entries_alone(
     model: Model, examples: Examples, mass: bool | None, *, seed: int
 ) -> float | None:
     """Score data as :func:`score_independent_entries` does, given whether they have a mass."""
+    if len(examples) < _FEWEST_EXAMPLES:
+        return None
     some = examples.spread(choose_sample_size(examples.shape, _MOST_EXAMPLES))
     if getattr(examples.preprocessing, "schema", None) is not None:
         score = sum(score_columns_alone(examples).values()) + _score_fields(model, some)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lowerbound.errors import DataError, ShapeError
+from lowerbound.errors import DataError, SettingsError, ShapeError
 from lowerbound.evaluation.estimate import DOUBTFUL_SHARE, Estimate
 from lowerbound.evaluation.intervals import mean_interval
 
@@ -136,7 +136,8 @@ def paired_difference(
     Raises:
         ShapeError: if the estimates are over different numbers of examples.
         DataError: if the value of an example is not finite, with the first such example.
-        SettingsError: for a level that is not between 0 and 1, or fewer than 100 resamples.
+        SettingsError: for a level that is not between 0 and 1, fewer than 100 resamples, or a
+            score beside a bound, see :func:`lowerbound.evaluate`.
 
     Example:
         >>> import torch
@@ -145,6 +146,18 @@ def paired_difference(
         the first is better by 0.3 nats [0.2829, 0.3173] per example
         (95% paired interval over 50 examples)
     """
+    for each in (a, b):
+        if not isinstance(each, Estimate):
+            raise SettingsError(
+                "paired_difference: compare two estimates, such as those of lb.evaluate, not "
+                f"{type(each).__name__}"
+            )
+    if a.label != b.label and "score" in (a.label, b.label):
+        raise SettingsError(
+            f"paired_difference: the first estimate is a {a.label} and the second a {b.label}, and "
+            "a score, which is no bound on log p(x), says nothing about which model is better; "
+            "evaluate both by the same bound, such as lb.ELBO()"
+        )
     if len(a.per_example) != len(b.per_example):
         raise ShapeError(
             f"paired_difference: the first estimate is over {len(a.per_example)} examples and the "

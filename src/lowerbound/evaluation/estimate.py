@@ -187,10 +187,16 @@ def bits_per_dimension(
 ) -> float | None:
     """Convert a bound on log p(x) to bits per dimension; ``None`` where that is meaningless.
 
+    It is meaningless for a density, and if the bound contains the probability of labels.
+
     ``mass`` says whether p(x) is a mass or a density, see :meth:`Examples.bits_per_dimension
     <lowerbound.Examples.bits_per_dimension>`. It follows from the support of the model's
     likelihood: :meth:`Model.likelihood_is_mass <lowerbound.Model.likelihood_is_mass>`.
     """
+    for name in model.scored_fields:
+        # the bound is then that of the label, too, which is no entry of x
+        if name in examples.all_fields and bool((examples.all_fields[name] >= 0).any()):
+            return None
     entries = None
     if mass:
         entries = model.count_scored_entries(examples)

@@ -82,6 +82,12 @@ class Gaps:
         approximation, amortisation = self.approximation.mean, self.amortisation.mean
         total = approximation + amortisation
         gap, error = self.generalisation or (0.0, 0.0)
+        if self.log_likelihood.has_one_code:
+            return (
+                "the gaps are not known: q has all its probability on one code, and the log "
+                "likelihood cannot be estimated with it; the best code of each example raises the "
+                f"bound by {amortisation:.2f} nats"
+            )
         if gap > max(_SMALL_NATS, 2 * error, approximation, amortisation):
             return (
                 f"generalisation dominates ({gap:.2f} nats between training and other examples): "
@@ -160,7 +166,8 @@ def inference_gaps(
 
     log p(x) is estimated by importance sampling. The proposal is the mixture of the encoder's q and
     the best q (Owen & Zhou 2000), so the estimate is a lower bound in expectation, which the larger
-    of two estimates would not be. It is close if either q covers the posterior. The approximation
+    of two estimates would not be. It is close if either q covers the posterior, which a q with one
+    code does not. The approximation
     gap is too large if the search does not find the best q, and too small if importance sampling
     does not reach log p(x).
 

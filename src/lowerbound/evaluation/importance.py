@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
+from lowerbound.distributions.codes import CodePoint
 from lowerbound.evaluation.checks import check_batch_size, check_normalized
 from lowerbound.evaluation.doubt import warn_if_doubtful
 from lowerbound.evaluation.estimate import Estimate, bits_per_dimension
@@ -48,12 +50,16 @@ class LikelihoodEstimate(Estimate):
             the estimate is too low by an unknown amount.
         pace: whether likelihoods were compiled, with the time of a chunk compiled and uncompiled;
             ``None`` if compiling was not considered.
+        has_one_code: whether q has all its probability on one code, as that of
+            :class:`lowerbound.VectorQuantized` has. All weights are then equal, and the estimate is
+            the ELBO for any number of samples, so all examples are doubtful.
     """
 
     samples: int = 0
     effective_sample_sizes: Tensor = None  # type: ignore[assignment]
     pareto_k: Tensor = None  # type: ignore[assignment]
     pace: str | None = None
+    has_one_code: bool = False
 
     def __repr__(self) -> str:
         count = int(self.doubtful.sum())
@@ -65,6 +71,8 @@ class LikelihoodEstimate(Estimate):
     def doubtful(self) -> Tensor:
         """Whether the estimate of each example should not be trusted, ``[N]``."""
         effective = self.effective_sample_sizes  # nan if all weights are zero or nan
+        if self.has_one_code:
+            return torch.ones_like(effective, dtype=torch.bool)
         few = ~(effective >= min(_FEWEST_EFFECTIVE, self.samples * (1 - 1e-6)))
         even = (effective >= _EVEN_SHARE * self.samples) & (self.samples > 1)
         even &= ~(self.pareto_k > 1)
@@ -81,6 +89,12 @@ class LikelihoodEstimate(Estimate):
         count, total = int(self.doubtful.sum()), len(self.per_example)
         if not count:
             return None
+        if self.has_one_code:
+            return (
+                "the log likelihood is not to be trusted: q has all its probability on one code, "
+                "so the estimate is the ELBO, however many samples there are. The log likelihood, "
+                "to which all other codes contribute, may be many nats higher"
+            )
         return (
             f"the log likelihood of {count:,} of {total:,} examples is not to be trusted: "
             f"{self._reason_for_doubt}. It is then most likely too low: take more samples, anneal "
@@ -100,6 +114,11 @@ class LikelihoodEstimate(Estimate):
             f"{reliable_shape(self.samples):.2f} is reliable; least effective sample size "
             f"{float(self.effective_sample_sizes.min()):.1f} of {self.samples:,})"
         )
+
+
+def has_one_code(q: Distribution | None) -> bool:
+    """Whether a posterior has all its probability on one code."""
+    return isinstance(q, CodePoint)
 
 
 class WeightSums:
@@ -162,7 +181,8 @@ def log_likelihood(
         \qquad z_k \sim q(z \mid x)
 
     On average this is at most log p(x) (Burda et al. 2016), and it approaches log p(x) as the
-    number of samples increases. For each example exactly ``samples`` latents are drawn and decoded.
+    number of samples increases, unless q(z|x) excludes some z, as a posterior of codes does. For
+    each example exactly ``samples`` latents are drawn and decoded.
     They are drawn chunk by chunk and only sums of their weights are stored, so memory is bounded
     for any number of samples and examples. Neither ``batch_size`` nor ``chunk_size`` changes the
     result beyond rounding. With the same ``seed`` it is the result of
@@ -224,11 +244,13 @@ def log_likelihood(
     )
     draws: Callable[..., Iterator[Draw]] = model.draws
     score: TunedScore | None = None
+    one_code = False
     if compile != "never" and can_tune(model):
         score = TunedScore(model.likelihood, compile, get_device(model), samples * len(examples))
         draws = partial(model.draws, score=score)
 
     def of_batches() -> Iterator[dict[str, Tensor]]:
+        nonlocal one_code
         for _, x, given in iterate_batches(
             examples,
             model,
@@ -241,6 +263,7 @@ def log_likelihood(
             with noise.in_chunks() as next_chunk, explaining_shapes(examples):
                 for draw in draws(x, _iterate_sizes(samples, chunk, next_chunk), **given):
                     weights.add(draw.log_w)
+                    one_code |= any(has_one_code(each.q) for each in draw.latents.values())
                     if score is not None:
                         score.finish_chunk()
             yield weights.results()
@@ -258,6 +281,7 @@ def log_likelihood(
         effective_sample_sizes=results["effective"],
         pareto_k=results["pareto_k"],
         pace=getattr(score, "line", None),
+        has_one_code=one_code,
     )
     warn_if_doubtful(estimate)
     return estimate

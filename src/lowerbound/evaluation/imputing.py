@@ -57,7 +57,7 @@ class Imputation:
         incomplete: which rows have missing entries in a modelled column of the table, ``[N]``. A
             column that the table does not have is not filled in.
         left_out: the columns that are not modelled and do not have a single value. Their missing
-            entries are not filled in.
+            entries are not filled in; a warning of :func:`impute` names those that have some.
     """
 
     tables: tuple[Any, ...]

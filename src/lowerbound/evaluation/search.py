@@ -15,7 +15,7 @@ from lowerbound.conditionals.base import select_fields
 from lowerbound.data.examples import Examples
 from lowerbound.distributions import choose_point, draw_samples
 from lowerbound.evaluation.estimate import Estimate
-from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums
+from lowerbound.evaluation.importance import LikelihoodEstimate, WeightSums, has_one_code
 from lowerbound.models import LatentModel
 from lowerbound.models.passes import ProgressCallback, gather, iterate_batches
 from lowerbound.runtime import noise
@@ -129,6 +129,7 @@ class Search:
             samples=2 * self.samples,
             effective_sample_sizes=estimates["effective"],
             pareto_k=estimates["pareto_k"],
+            has_one_code=bool(estimates["one_code"].any()),
         )
         best_bound, amortised = Estimate(estimates["best"]), Estimate(estimates["amortised"])
         return SearchResult(log_likelihood, best_bound, amortised, gain)
@@ -231,6 +232,8 @@ class Search:
         amortised, found = self._estimate_bounds(both, batch, "report")
         weights = self._weigh_mixture(both, batch)
         results = weights.results() | {"best": found, "amortised": amortised}
+        is_code = has_one_code(self._posterior.from_parameters(both[0]))
+        results["one_code"] = torch.full((len(batch.x),), is_code)
         return {name: result.cpu() for name, result in results.items()}
 
     def _pair_with_start(self, batch: _Batch, best: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ import lowerbound.conditionals  # registers, with models, the describable parts
 import lowerbound.models
 from lowerbound.data.preprocessing import Preprocessing
 from lowerbound.describe import build, describe, find_foreign_parts, has_references
-from lowerbound.errors import StorageError
+from lowerbound.errors import SettingsError, StorageError
 from lowerbound.runs import disk
 from lowerbound.runs.directory import RunDirectory
 from lowerbound.runs.finite import find_non_finite, list_buffers
@@ -122,6 +122,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         StorageError: if the file cannot be written, or a weight is not finite.
+        SettingsError: if this is not a model.
 
     Example:
         >>> import lowerbound as lb, tempfile
@@ -131,6 +132,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         ...     lb.load(lb.save(vae, f"{folder}/vae")).sample(3).shape
         torch.Size([3, 6])
     """
+    if not isinstance(model, nn.Module):
+        raise SettingsError(f"save: expected a model, got {type(model).__name__}")
     path = add_suffix(Path(path))
     header = make_header(model)
     name = find_non_finite(model.state_dict(), list_buffers(model))
