@@ -181,7 +181,7 @@ def test_columns_of_objects_of_polars_are_refused_because_they_cannot_be_complet
 
 @pytest.mark.parametrize("kind", [object, "str", "category", "pyarrow", "polars"])
 def test_text_of_spaces_only_is_missing(kind):
-    values = ["u", " ", "v", "\t ", None] * 8
+    values = ["u", " ", "v", "\t\xa0", None] * 8
     frame = pd.DataFrame({"a": values, "b": np.random.default_rng(0).normal(size=40)})
     if kind == "polars":
         frame = pytest.importorskip("polars").DataFrame({"a": values, "b": frame["b"].tolist()})
@@ -190,7 +190,12 @@ def test_text_of_spaces_only_is_missing(kind):
     else:
         frame["a"] = frame["a"].astype(kind)
     assert infer(frame).find("a").categories == ("u", "v")
-    assert open_table(frame)["a"].find_missing().tolist() == [False, True, False, True, True] * 8
+    column = open_table(frame)["a"]
+    for marks, is_marked in [((), False), (("u",), True), ((), False)]:
+        missing = column.find_missing(marks)
+        assert missing.tolist() == [is_marked, True, False, True, True] * 8
+        missing[:] = True
+    lb.load_data(frame, missing_values=[" "], test_fraction=0.0)  # without a warning
 
 
 def test_declared_categories_of_spaces_only_are_missing():
@@ -206,7 +211,7 @@ def test_declared_categories_of_spaces_only_are_missing():
         (Path("people.csv"), r"expected a table, got a path; read the file"),
         ({"a": [1]}, r"expected a table, got a dictionary; make a frame of it"),
         ([{"a": 1}], r"expected a table, got a list of dictionaries; make a frame of it"),
-        (pd.Series([1.0]), r"expected a table, got a single column; .*to_frame\(\)"),
+        (pd.Series([1.0]), r"expected a table, got a single column; give a frame that has it"),
         ([1.0], r"expected a table \[rows, columns\] .* got the shape \(1,\)"),
     ],
 )

@@ -122,6 +122,22 @@ def test_columns_whose_holes_stay_are_named():
         lb.impute(model, frame.fillna({"name": "none"}), samples=SAMPLES)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_holes_of_a_type_that_is_not_modelled_stay(library):
+    frame = make_frame()
+    if library == "pandas":
+        frame["age"] = pd.to_timedelta([None, *range(len(frame) - 1)], unit="D")
+    else:
+        polars = pytest.importorskip("polars")
+        frame = polars.from_pandas(frame).with_columns(age=polars.Series([None, *[[1, 2]] * 39]))
+    types = {"visits": "count", "age": "identifier"}
+    data = lb.load_data(frame, test_fraction=0.0, columns=types)
+    model = find_recipe("table").build(data, {}, seed=0)[0]
+    with pytest.warns(UserWarning, match="impute: the missing entries of age stay missing"):
+        found = lb.impute(model, frame, samples=SAMPLES)
+    assert found.table["age"].to_list()[1:3] == frame["age"].to_list()[1:3]
+
+
 def test_a_complete_table_is_not_decoded(untrained, decoded):
     model, frame = untrained
     complete = frame.dropna()

@@ -50,7 +50,7 @@ def test_a_log_likelihood_from_one_code_is_doubtful(kind):
     likelihood = lb.Gaussian(lb.mlp(4, 6))
     model = lb.LatentModel(lb.CodePrior(quantized), quantized, likelihood)
     x = torch.randn(6, 3)
-    with pytest.warns(DoubtfulEstimateWarning, match="one code, so the estimate is the ELBO"):
+    with pytest.warns(DoubtfulEstimateWarning, match="one code, and the estimate covers no other"):
         found = lb.log_likelihood(model, x, samples=50)
     assert found.doubtful.all()
     assert torch.equal(found.per_example, found.terms["elbo"].per_example)

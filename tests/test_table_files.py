@@ -185,11 +185,20 @@ def test_semicolons_and_bars_separate_cells_only_if_all_rows_have_equally_many(
     assert load_table(path).column_names == names
 
 
-def test_text_in_utf16_is_refused_with_the_remedy(tmp_path):
-    path = tmp_path / "unicode.csv"
-    path.write_text("a,b\n" + "1,x\n" * 200, encoding="utf16")
+@pytest.mark.parametrize("name", ["unicode.csv", "unicode.csv.gz"])
+def test_text_in_utf16_is_refused_with_the_remedy(name, tmp_path):
+    path = tmp_path / name
+    write = gzip.open if path.suffix == ".gz" else open
+    with write(path, "wt", encoding="utf16") as file:
+        file.write("a,b\n" + "1,x\n" * 200)
     with pytest.raises(DataError, match=r"\(it is text in UTF-16\); write it in UTF-8"):
         load_table(path)
+
+
+def test_a_folder_with_the_name_of_a_table_is_refused(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        load_table(tmp_path / "folder.csv")
 
 
 def test_cells_of_spaces_only_are_missing_and_are_filled(tmp_path):

@@ -33,11 +33,19 @@ def find_in(values, *placeholders, **types):
         (["1,5", "2,75", "low", "7"], None),  # too many others
         (["187.07", "4,011.48", "1,234,567"], "'4,011.48' in row 1 and 1 other"),
         (["€18,855.72", "-€5.00", "(€7)"], "'€18,855.72' in row 0 and 2 others"),
+        (["(1,234.50)", "−5,5", ".5%", "₹5"], "'(1,234.50)' in row 0 and 3 others"),
+        (["1.234,50", "1.234.567,5", "1 234 €"], "'1.234,50' in row 0 and 2 others"),
+        (["€ 1.234", "€1 234 567"], "'€ 1.234' in row 0 and 1 other"),
+        (["(1)", "(2)"], None),  # codes
+        (["1)", "2)"], None),
+        (["1,234.567,8", "1'234,567"], None),
+        (["001,002", "100,200,30"], None),
         (["16.1%", "3 %", "low", *["7,5%"] * 9], "'16.1%' in row 0 and 3 others"),
         (["18'855.72", "4\u202f011,48", "4 011,48 €", "1.5"], '"18\'855.72" in row 0 and 2 others'),
         (["416 555 123", "647 555 456"], None),  # telephone numbers
         (["12:30", "10:15"], None),
         (["192.168.0.1", "10.0.0.1"], None),
+        (["192.168.100.200", "416.555.123"], None),
         (["12-34", "45-67"], None),
         (AGES, None),  # text in a frame is what the user has chosen
         ([*AGES, "?"], None),  # another hint warns of markers of missing values
@@ -75,7 +83,9 @@ def test_a_training_an_inspection_and_an_estimator_point_out_the_text(tmp_path, 
     with pytest.warns(UserWarning, match=r"^X: .*look like numbers"):
         VAE(steps=1, hidden=4).fit(frame)
     frame["name"] = [f"n{row}" for row in range(len(frame))]
-    with pytest.warns(UserWarning, match=r"^X: left out as identifiers.*: name\. .*'name'"):
+    with pytest.warns(
+        UserWarning, match=r"^X: left out as identifiers: name\. .*'name': 'identifier'"
+    ):
         VAE(steps=1, hidden=4, columns={"age": "categorical"}).fit(frame)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -89,6 +89,7 @@ def test_the_hints_name_a_conversion_that_works(library):
         (["31/01/2024", "01/02/2024"], ["%d/%m/%Y"]),
         (["01/31/2024", "02/01/2024"], ["%m/%d/%Y"]),
         (["11/01/2024", "01/02/2024"], ["%d/%m/%Y", "%m/%d/%Y"]),
+        (["01/31/2024 10:15 PM", "01/01/2024 09:00 AM"], ["%m/%d/%Y %I:%M %p"]),
         (["31.01.2024 10:15", "01.02.2024 09:00"], ["%d.%m.%Y %H:%M"]),
         (["2024/01/31", "2024/02/01"], ["%Y/%m/%d"]),
     ],
@@ -98,8 +99,12 @@ def test_other_forms_of_dates_have_a_conversion_that_works(library, days, format
     make = {"pandas": pd.DataFrame, "polars": pl.DataFrame, "pyarrow": pa.table}[library]
     frame = make(columns)
     (conversion,) = find_text_times(open_table(frame)).values()
-    code, *others = conversion.split(" or ")
-    assert formats == [next(each for each in formats if each in code), *map(eval, others)]
+    code, *others = conversion.split(", or ")
+    assert formats[0] in code
+    assert others == [f"format={each!r} if months come first" for each in formats[1:]]
+    with pytest.raises(DataError, match="so it cannot be time") as error:
+        lb.load_data(frame, columns={"day": "time"})
+    assert conversion in str(error.value)
     converted = eval(code, {"pd": pd, "pc": pc, "frame": frame, "table": frame})
     found = [f"{each:{formats[0]}}" for each in pd.Series(converted.to_numpy())]
     assert found == columns["day"]

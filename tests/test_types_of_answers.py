@@ -295,8 +295,32 @@ def test_objects_of_decimals_are_numbers_and_remain_decimals():
     assert filled.tolist()[:4] == [Decimal(each) for each in ("1.1", "0.25", "1.1", "0.75")]
     assert sum(filled[1:]) == sum(filled) - Decimal("1.1")  # floats and decimals cannot be added
     array = np.array(frame, dtype=object)
+    array[2, 0] = Decimal("sNaN")
     schema = infer_schema(open_table(array), types={"x0": "positive"})
     assert fill_table(array, {"x0": np.full(50, 1.1)}, schema)[0, 0] == Decimal("1.1")
+
+
+def test_arrays_of_objects_are_filled_with_objects_of_their_types():
+    times = [datetime.datetime(2024, 1, 1 + row % 9, row % 7) for row in range(40)]
+    rows = zip(times, np.arange(40) / 7 - 2, ["u", "v"] * 20, [True, False] * 20, strict=True)
+    array = np.array([*rows], dtype=object)
+    array[::5] = None
+    schema = infer_schema(open_table(array))
+    new = {name: np.ones(40) for name in schema.names}
+    new["x0"] = np.full(40, 1.7e9)
+    filled = fill_table(array, new, schema)
+    assert [type(each) for each in filled[0]] == [datetime.datetime, float, str, bool]
+    assert [each.type for each in infer_schema(open_table(filled)).columns] == [
+        each.type for each in schema.columns
+    ]
+
+
+@pytest.mark.parametrize("mark", [Decimal("4.50"), [4.5]])
+def test_decimals_can_stand_for_missing_values(mark):
+    values = [Decimal("0.25"), Decimal("0.75"), Decimal("4.50"), Decimal("1.20")] * 9
+    frame = pd.DataFrame({"a": values, "b": np.arange(36) / 7})
+    data = lb.load_data(frame, missing_values=mark, columns={"a": "real"})
+    assert data.train.preprocessing.schema.find("a").high == 1.2
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

@@ -77,7 +77,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
     from lowerbound.data.schema import make_table_examples
     from lowerbound.data.table_files import iterate_parts
     from lowerbound.data.table_writing import TableWriter, check_target
-    from lowerbound.evaluation.imputing import impute_examples
+    from lowerbound.evaluation.imputing import find_unfilled, impute_examples
 
     targets = [out]
     if draws is not None:
@@ -106,8 +106,7 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
                     completed = complete_text(text, part, completed, schema)
                 writer.write(completed)
             names = set(part.column_names)
-            there = (name for name in found.left_out if name in names)
-            unfilled |= dict.fromkeys(name for name in there if part[name].null_count)
+            unfilled |= dict.fromkeys(find_unfilled(part, schema))
             doubtful += (rows + found.doubtful.nonzero().flatten()).tolist()
             rows += len(found.incomplete)
             incomplete += int(found.incomplete.sum())

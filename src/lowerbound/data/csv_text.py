@@ -70,8 +70,12 @@ def _has_equal_rows(path: Path, delimiter: str) -> bool:
 
 def is_utf16(path: Path) -> bool:
     """Whether a file begins with a byte order mark of UTF-16."""
-    with open(path, "rb") as file:
-        return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    read: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    try:
+        with read(path, "rb") as file:
+            return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    except (OSError, EOFError):
+        return False
 
 
 def read_text_blocks(pyarrow: Any, path: Path, delimiter: str) -> Iterator[Any]:

@@ -110,7 +110,7 @@ def _refuse_other_objects(data: Any, name: str) -> None:
         ),
         "a single column": (
             isinstance(data, nw.Series) or bool(nw.dependencies.is_into_series(data)),
-            "give a frame that has it, for example by data.to_frame()",
+            "give a frame that has it",
         ),
     }
     for what, (is_given, remedy) in remedies.items():

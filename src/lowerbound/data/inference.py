@@ -29,7 +29,7 @@ from lowerbound.data.options import Unknown
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, clean_marks, simplify
 from lowerbound.data.text_numbers import describe_first_text, find_stray_text, join_strays
-from lowerbound.data.text_times import suggest_conversion
+from lowerbound.data.text_times import find_formats, suggest_conversion
 from lowerbound.errors import DataError, SettingsError
 
 # Text with more values than this share of the rows, or than this number, is an identifier.
@@ -144,7 +144,7 @@ def infer_column(
     if asked is not None and content not in _list_contents(asked):
         remedy = "correct or convert it"
         if asked == "time" and content == "text":
-            remedy += f", for example by {suggest_conversion(raw)}"
+            remedy += f", for example by {suggest_conversion(raw, find_formats(raw, placeholders))}"
         example = describe_first_text(raw, placeholders)
         raise DataError(f"{where} contains {content}{example}, so it cannot be {asked}; {remedy}")
     if content == "times" and raw.find_declared_content() is None and raw.has_only_dates():

@@ -12,7 +12,7 @@ from lowerbound.data.inference import check_ends, check_values, refuse_infinite
 from lowerbound.data.joined_names import join_names
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import Content, classify
-from lowerbound.data.text_times import suggest_conversion
+from lowerbound.data.text_times import find_formats, suggest_conversion
 from lowerbound.errors import DataError
 
 
@@ -45,7 +45,7 @@ def _check_contents(raw: RawColumn, column: Column, missing: Mask) -> None:
     if found:
         names, example = " or ".join(known), ""
         if column.type == "time" and found[0] == "text":
-            example = f", for example by {suggest_conversion(raw)}"
+            example = f", for example by {suggest_conversion(raw, find_formats(raw, ()))}"
         raise DataError(
             f"{raw.where} contains {found[0]}, but the model was trained on {names} "
             f"({column.type}); convert the column to {names}{example}"

@@ -52,23 +52,25 @@ def warn_of_oversights(
     return named
 
 
-def warn_of_identifiers(schema: Schema, known: Collection[str], name: str) -> None:
-    """Warn once in a session of columns that are left out because almost all values differ.
+def warn_of_identifiers(schema: Schema, known: Collection[str], rows: int, name: str) -> None:
+    """Warn once in a session of columns that are left out as identifiers.
 
     Args:
         schema: the columns of the table.
         known: the columns of which the user knows.
+        rows: the number of rows of the table.
         name: the name of the data in messages.
     """
     columns = [each.name for each in schema.columns if each.type == "identifier"]
-    with giving_once((name, each) for each in columns if each not in known) as new:
-        names = [column for _, column in new]
+    with giving_once((name, rows, each) for each in columns if each not in known) as new:
+        names = [column for *_, column in new]
         if names:
             _warn(
                 name,
-                f"left out as identifiers, because almost all values differ: {join_names(names)}. "
-                "If the model should have one of them, convert it to numbers, or name its type, "
-                f"for example columns={{{names[0]!r}: 'categorical'}}",
+                f"left out as identifiers: {join_names(names)}. Most of their values differ, or "
+                "there are too many categories. If the model should have such a column, convert "
+                "text to numbers or to fewer categories, or name the type in columns=; otherwise "
+                f"confirm it by columns={{{names[0]!r}: 'identifier'}}",
             )
 
 
@@ -92,7 +94,7 @@ def _write_of_times(conversions: Mapping[str, str]) -> str:
     return (
         f"the values of {join_names(list(map(repr, conversions)))} are text that looks like dates "
         "or times, which the model takes for categories or leaves out. Convert them: "
-        f"{conversion}, or write them as 2024-01-31 in a file; or name the type, for example "
+        f"{conversion}; in a file, write them as 2024-01-31; or name the type, for example "
         f"columns={{{first!r}: 'categorical'}}"
     )
 

@@ -218,6 +218,8 @@ class FrameColumn(RawColumn):
     ) -> None:
         super().__init__(name, where, first_row, label)
         self.series = series
+        self._missing: dict[tuple[str, ...], Mask] = {}
+        """The missing values of text by their marks: large columns are asked several times."""
 
     @property
     def dtype(self) -> str:
@@ -298,10 +300,11 @@ class FrameColumn(RawColumn):
         series = self.series
         if series.dtype != nw.String or self._has_objects:
             return super().find_missing(placeholders)
-        marks = [each for each in placeholders if isinstance(each, str)]
-        missing = series.is_null() | series.is_in(["", *marks])
-        missing = missing | series.str.strip_chars().is_in(["", *marks])
-        return np.array(missing.fill_null(True).to_numpy(), dtype=bool)
+        marks = ("", *(each for each in placeholders if isinstance(each, str)))
+        if marks not in self._missing:
+            missing = series.is_null() | series.is_in(marks) | _trim(series).is_in(marks)
+            self._missing[marks] = np.array(missing.fill_null(True).to_numpy(), dtype=bool)
+        return self._missing[marks].copy()
 
     def find_zone(self) -> str:
         """The time zone of times; empty for those without a zone."""
@@ -341,6 +344,17 @@ class FrameColumn(RawColumn):
             present = {each for each in self.list_values() if each is not None}
             found = sorted(present, key=lambda each: (str(type(each)), each))
         return tuple(map(name_category, found)), self._is_ordered
+
+
+def _trim(series: nw.Series[Any]) -> nw.Series[Any]:
+    """Text without spaces around it, also those that are not ASCII."""
+    if not series.implementation.is_pyarrow():
+        return series.str.strip_chars()
+    import pyarrow.compute
+
+    trimmed: Any = pyarrow.compute.utf8_trim_whitespace(series.to_native())
+    made: nw.Series[Any] = nw.from_native(trimmed, series_only=True)
+    return made
 
 
 class ArrayColumn(RawColumn):

@@ -30,7 +30,9 @@ def is_missing(value: Any) -> bool:
 
 def convert_decimal(value: Any) -> Any:
     """A decimal number as float, so that it is a number like others; other values as they are."""
-    return float(value) if isinstance(value, Decimal) else value
+    if not isinstance(value, Decimal):
+        return value
+    return math.nan if value.is_nan() else float(value)
 
 
 def name_category(value: Any) -> Any:
@@ -95,7 +97,7 @@ def read_marks(values: Any) -> tuple[Any, ...]:
     if isinstance(values, str) or not isinstance(values, Iterable):
         values = (values,)
     marks: list[Any] = []
-    for each in values:
+    for each in map(convert_decimal, values):
         if is_missing(each):
             continue
         marks.append(each)

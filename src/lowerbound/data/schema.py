@@ -322,7 +322,9 @@ def _fill_array(
         column, values = contents[name]
         new = np.asarray(restore_type(values[mask], column))
         if whole.dtype == object:
-            new = np.array(imitate_decimals(list(new), whole[:, schema.names.index(name)]), object)
+            new = np.array(
+                imitate_decimals(new.tolist(), whole[:, schema.names.index(name)]), object
+            )
         whole = whole.astype(_find_type_for(whole, new), copy=False)
         whole[mask, schema.names.index(name)] = new
     return whole

@@ -129,7 +129,8 @@ def warn_unmatched(tables: Sequence[Any], placeholders: Sequence[Any], name: str
     unmatched = [
         each
         for each in suggest_marks({}, clean_marks(placeholders))
-        if each not in ("", *MARKS) and not any(_has_mark(column, each) for column in columns)
+        if str(each).strip() not in ("", *MARKS)
+        and not any(_has_mark(column, each) for column in columns)
     ]
     if unmatched:
         warnings.warn(

@@ -15,13 +15,21 @@ from lowerbound.data.text_times import list_texts
 # At most this share of the values of a column of numbers is text by mistake.
 _STRAY_SHARE = 0.1
 
-# Numbers as people write them: 1,5 or 1,234.50 or €18.855,72 or 16.1% or (1 234,50).
+# Numbers as people write them: 1,5 or 1,234.50 or €18.855,72 or 16.1% or (1 234,50). Points and
+# spaces separate thousands only if there is a decimal comma or a sign, because 416.555.123 may be a
+# code. So may numbers in brackets without either.
 _WRITTEN = re.compile(
-    r"""[(]? [+-]? \s? [$€£¥]? \s? [+-]?
-    (\d+ | \d{1,3} ([,.'’\xa0\u202f]\d{3})+ | \d{1,3} ([ ]\d{3})+ (?=,\d)) ([,.]\d+)?
-    \s? [$€£¥%]? [)]?""",
+    r"""[-+−]? \s? (?P<before>[$€£¥₹])? \s? [-+−]?
+    (
+        \d* [,.]? \d+
+        | [1-9]\d{0,2} (?P<mark>[,'’\xa0\u202f]) \d{3} ((?P=mark)\d{3})* ((?!(?P=mark))[.,]\d+)?
+        | [1-9]\d{0,2} (?P<space>[. ]) \d{3} ((?P=space)\d{3})*
+          ( ,\d+ | (?=\s?[$€£¥₹]) | (?(before)|(?!)) )
+    )
+    \s? [$€£¥₹%]?""",
     re.VERBOSE,
 )
+_BRACKETS = re.compile(r"\((.*[$€£¥₹,.].*)\)")
 
 
 def find_stray_text(
@@ -70,7 +78,7 @@ def _find_in(column: RawColumn, placeholders: Sequence[Any]) -> dict[str, int]:
         if _is_number(text):
             continue
         strays.add(text)
-        mistakes += 0 if _WRITTEN.fullmatch(text) else count
+        mistakes += 0 if _is_written(text) else count
         if mistakes > most:
             return {}
     first: dict[str, int] = {}
@@ -96,6 +104,12 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_written(text: str) -> bool:
+    """Whether text is a number with a sign or separators; accountants write -5.00 as (5.00)."""
+    inner = _BRACKETS.fullmatch(text)
+    return bool(_WRITTEN.fullmatch(inner[1] if inner else text))
 
 
 def _describe(rows: Mapping[str, int]) -> str:

@@ -26,7 +26,7 @@ _DATES = (
     *("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
     *("%Y/%m/%d", "%Y.%m.%d"),
 )
-_FORMATS = tuple(date + time for date in _DATES for time in ("", " %H:%M", " %H:%M:%S"))
+_TIMES = ("", "%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")
 
 _CONVERSIONS_FROM = {
     "pandas": "pd.to_datetime(frame[{name!r}], format={format!r})",
@@ -54,13 +54,13 @@ def find_text_times(
     """
     found: dict[str, str] = {}
     for name, column in table.columns.items():
-        formats = [] if name in (types or {}) else _find_formats(column, placeholders)
+        formats = [] if name in (types or {}) else find_formats(column, placeholders)
         if formats:
             found[name] = suggest_conversion(column, formats)
     return found
 
 
-def _find_formats(column: RawColumn, placeholders: Sequence[Any]) -> list[str]:
+def find_formats(column: RawColumn, placeholders: Sequence[Any]) -> list[str]:
     """The formats that all values of a column of text have; empty text is ISO 8601."""
     texts = {each for each in list_texts(column, placeholders) if each is not None}
     if len(texts) < 2:
@@ -69,7 +69,15 @@ def _find_formats(column: RawColumn, placeholders: Sequence[Any]) -> list[str]:
         return [""]
     if not all(map(_OTHER_BEGINNING.match, texts)):
         return []
-    return [each for each in _FORMATS if all(_has_format(text, each) for text in texts)]
+    # There are far fewer different days, and times of day, than times.
+    parts = [text.partition(" ") for text in texts]
+    days, times = {day for day, _, _ in parts}, {time for _, _, time in parts}
+    time_formats = [each for each in _TIMES if all(_has_format(time, each) for time in times)]
+    return [
+        f"{each} {time_formats[0]}".rstrip()
+        for each in _DATES
+        if time_formats and all(_has_format(day, each) for day in days)
+    ]
 
 
 def _has_format(text: str, format: str) -> bool:
@@ -102,18 +110,18 @@ def _is_time(text: str) -> bool:
     return True
 
 
-def suggest_conversion(column: RawColumn, formats: Sequence[str] = ("",)) -> str:
+def suggest_conversion(column: RawColumn, formats: Sequence[str]) -> str:
     """How to convert a column of text to times, in the library of its frame.
 
     Args:
         column: the column.
-        formats: the formats that its values have; empty text is ISO 8601.
+        formats: those from :func:`find_formats`; ISO 8601 is suggested without any.
     """
     library = "pandas"
     if isinstance(column, FrameColumn):
         library = str(column.series.implementation.value)
     name = column.name if column.label is None else column.label
-    first, *others = formats
+    first, *others = formats or [""]
     known = _CONVERSIONS_FROM if first else _CONVERSIONS
     code = known.get(library, known["pandas"]).format(name=name, format=first)
-    return " or ".join([code, *map(repr, others)])
+    return ", or ".join([code, *(f"format={each!r} if months come first" for each in others)])

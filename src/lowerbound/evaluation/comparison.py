@@ -153,10 +153,12 @@ def paired_difference(
                 f"{type(each).__name__}"
             )
     if a.label != b.label and "score" in (a.label, b.label):
+        first, second = ("no score" if each.label != "score" else "a score" for each in (a, b))
         raise SettingsError(
-            f"paired_difference: the first estimate is a {a.label} and the second a {b.label}, and "
-            "a score, which is no bound on log p(x), says nothing about which model is better; "
-            "evaluate both by the same bound, such as lb.ELBO()"
+            f"paired_difference: the first estimate is {first} and the second {second}. A score is "
+            "no bound on log p(x), so it does not say which model is better: evaluate both by the "
+            "same bound, such as lb.ELBO(). A model with a part that is not normalised, such as "
+            "lb.Point, has no bound"
         )
     if len(a.per_example) != len(b.per_example):
         raise ShapeError(

@@ -50,9 +50,9 @@ class LikelihoodEstimate(Estimate):
             the estimate is too low by an unknown amount.
         pace: whether likelihoods were compiled, with the time of a chunk compiled and uncompiled;
             ``None`` if compiling was not considered.
-        has_one_code: whether q has all its probability on one code, as that of
-            :class:`lowerbound.VectorQuantized` has. All weights are then equal, and the estimate is
-            the ELBO for any number of samples, so all examples are doubtful.
+        has_one_code: whether q, or that of a layer, has all its probability on one code, as that of
+            :class:`lowerbound.VectorQuantized` has. For any number of samples the estimate then
+            covers only this code, so all examples are doubtful.
     """
 
     samples: int = 0
@@ -92,8 +92,8 @@ class LikelihoodEstimate(Estimate):
         if self.has_one_code:
             return (
                 "the log likelihood is not to be trusted: q has all its probability on one code, "
-                "so the estimate is the ELBO, however many samples there are. The log likelihood, "
-                "to which all other codes contribute, may be many nats higher"
+                "and the estimate covers no other, however many samples there are. The log "
+                "likelihood, to which all codes contribute, may be many nats higher"
             )
         return (
             f"the log likelihood of {count:,} of {total:,} examples is not to be trusted: "

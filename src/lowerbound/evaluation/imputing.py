@@ -20,9 +20,11 @@ from lowerbound.data.examples import Examples
 from lowerbound.data.fields import OBSERVED
 from lowerbound.data.frames import open_table
 from lowerbound.data.joined_names import join_names
+from lowerbound.data.raw_columns import RawColumn
+from lowerbound.data.raw_values import is_missing
 from lowerbound.data.schema import decode_columns, fill_table, make_table
 from lowerbound.data.table_files import load_table
-from lowerbound.errors import DoubtfulEstimateWarning, SettingsError
+from lowerbound.errors import DataError, DoubtfulEstimateWarning, SettingsError
 from lowerbound.evaluation.checks import check_model, check_normalized
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
 from lowerbound.models.table import (
@@ -210,13 +212,13 @@ def impute_examples(
         largest = log_w.topk(min(len(log_w), tail_length(samples) + 1), 0).values
         shapes[batch] = pareto_shape(largest).cpu()
         by_column = missing[batch].numpy().T
-        for column, is_missing in zip(model.schema.modelled, by_column, strict=True):
-            if not is_missing.any():
+        for column, holes in zip(model.schema.modelled, by_column, strict=True):
+            if not holes.any():
                 continue
-            drawn = _decode_draws(values, is_missing, column, model.schema)
+            drawn = _decode_draws(values, holes, column, model.schema)
             if draws is None:
                 drawn = _summarise(drawn, column, _choose_point(point, column))[None]
-            columns[column.name][:, batch.numpy()[is_missing]] = drawn
+            columns[column.name][:, batch.numpy()[holes]] = drawn
     tables = (
         {name: values[number] for name, values in columns.items()} for number in range(draws or 1)
     )
@@ -249,15 +251,24 @@ def find_unfilled(data: Any, schema: Schema) -> list[str]:
         for each in schema.columns
         if not each.has_values
         and each.name in table
-        and table[each.name].find_missing(schema.missing_values).any()
+        and _has_holes(table[each.name], schema.missing_values)
     ]
+
+
+def _has_holes(column: RawColumn, marks: Sequence[Any]) -> bool:
+    """Whether some entries are missing, also in a column of a type that is not modelled."""
+    try:
+        return bool(column.find_missing(marks).any())
+    except DataError:
+        return any(map(is_missing, column.list_values()))
 
 
 def describe_unfilled(names: Sequence[str]) -> str:
     """Say which entries are not filled in, and how to mend it."""
     return (
-        f"the missing entries of {join_names(names)} stay missing, because the column has no "
-        "values, or is an identifier; drop it, or give its type in columns="
+        f"the missing entries of {join_names(names)} stay missing, because the model leaves out "
+        "identifiers and columns without values; drop such columns, or train with their types in "
+        "columns="
     )
 
 

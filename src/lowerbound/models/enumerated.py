@@ -70,8 +70,8 @@ class EnumeratedModel(LatentModel):
     no noise. The importance weight of every draw is the evidence itself, so
     :func:`lowerbound.log_likelihood` gives log p(x) exactly from one sample, and
     :class:`lowerbound.IWAE` maximises it. Train with the ELBO, because IWAE does not train the
-    posterior, which ``encode`` and ``reconstruct`` use. Neither do ``elbo_weight`` of IWAE and
-    ``alpha`` of :class:`lowerbound.Renyi`, which change nothing here. Only
+    posterior, which ``encode`` and ``reconstruct`` use. IWAE's
+    ``elbo_weight`` and the ``alpha`` of :class:`lowerbound.Renyi` change nothing here. Only
     ``gradient="pathwise"`` is allowed, because the bound needs no draws.
 
     The likelihood is evaluated once for each state: :math:`2^D` times for D binary latents, and

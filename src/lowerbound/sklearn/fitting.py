@@ -225,7 +225,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]
         schema = infer_schema(table, types=types, **settings)
         suspected = warn_of_oversights(table, settings["placeholders"], types, "X")
         if table.library is not None:
-            warn_of_identifiers(schema, suspected | types.keys(), "X")
+            warn_of_identifiers(schema, suspected | types.keys(), len(table), "X")
             return schema
         # Numbers that are all different are values in an array, which has no columns of text.
         different = [each.name for each in schema.columns if each.type == "identifier"]
