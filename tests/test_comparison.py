@@ -35,8 +35,11 @@ def test_a_score_beside_a_bound_and_other_objects_are_refused():
     bound, score = (Estimate(values, label=label) for label in ("bound", "score"))
     assert paired_difference(score, score).mean == 0
     for pair, message in [
-        ((bound, score), "the first estimate is no score and the second a score"),
-        ((score, LikelihoodEstimate(values)), "the first estimate is a score and the second no"),
+        ((bound, score), "the first estimate is not a score and the second a score"),
+        (
+            (score, LikelihoodEstimate(values)),
+            "the first estimate is a score and the second not a score",
+        ),
         ((bound, 1.0), "compare two estimates, .* not float"),
     ]:
         with pytest.raises(SettingsError, match=message):

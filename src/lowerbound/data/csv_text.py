@@ -58,8 +58,7 @@ def detect_delimiter(path: Path, suffix: str) -> str:
 
 
 def _has_equal_rows(path: Path, delimiter: str) -> bool:
-    read: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    with read(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+    with _open(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
         try:
             rows = list(islice(csv.reader(file, delimiter=delimiter), _ROWS_DETECTED))
         except (csv.Error, EOFError):  # such a file is explained where it is read
@@ -68,11 +67,16 @@ def _has_equal_rows(path: Path, delimiter: str) -> bool:
     return len(sizes) == 1 and sizes.pop() > 1
 
 
+def _open(path: Path, mode: str, **settings: Any) -> Any:
+    """Open a file, which may be compressed."""
+    read: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    return read(path, mode, **settings)
+
+
 def is_utf16(path: Path) -> bool:
     """Whether a file begins with a byte order mark of UTF-16."""
-    read: Any = gzip.open if path.suffix.lower() == ".gz" else open
     try:
-        with read(path, "rb") as file:
+        with _open(path, "rb") as file:
             return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     except (OSError, EOFError):
         return False

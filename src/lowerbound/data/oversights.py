@@ -57,7 +57,7 @@ def warn_of_identifiers(schema: Schema, known: Collection[str], rows: int, name:
 
     Args:
         schema: the columns of the table.
-        known: the columns of which the user knows.
+        known: columns that need no warning, because the user knows of them.
         rows: the number of rows of the table.
         name: the name of the data in messages.
     """

@@ -153,7 +153,7 @@ def paired_difference(
                 f"{type(each).__name__}"
             )
     if a.label != b.label and "score" in (a.label, b.label):
-        first, second = ("no score" if each.label != "score" else "a score" for each in (a, b))
+        first, second = ("not a score" if each.label != "score" else "a score" for each in (a, b))
         raise SettingsError(
             f"paired_difference: the first estimate is {first} and the second {second}. A score is "
             "no bound on log p(x), so it does not say which model is better: evaluate both by the "

@@ -193,10 +193,10 @@ def bits_per_dimension(
     <lowerbound.Examples.bits_per_dimension>`. It follows from the support of the model's
     likelihood: :meth:`Model.likelihood_is_mass <lowerbound.Model.likelihood_is_mass>`.
     """
-    for name in model.scored_fields:
-        # the bound is then that of the label, too, which is no entry of x
-        if name in examples.all_fields and bool((examples.all_fields[name] >= 0).any()):
-            return None
+    fields = (examples.all_fields.get(name) for name in model.scored_fields)
+    # A known label adds its own probability to the bound, but it is not a dimension of x.
+    if any(field is not None and bool((field >= 0).any()) for field in fields):
+        return None
     entries = None
     if mass:
         entries = model.count_scored_entries(examples)
