@@ -288,7 +288,7 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
 
 
 def _measure(column: Column, values: Floats) -> Column:
-    """Find centre and spread of transformed values; 1 if they differ by no more than rounding."""
+    """Set a column's centre and spread; the spread of values that only rounding separates is 1."""
     centre, spread = find_mean_and_deviation(values)
     if spread <= _ROUNDING * float(np.abs(values).max()):
         spread = 1.0

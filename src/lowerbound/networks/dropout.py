@@ -21,9 +21,10 @@ def _map_is_at_least(
     return numbers >= least, places[0]
 
 
-# torch's compiler does not vectorise loops that read whole numbers of 16 bits. It would compare
-# them in the loops of activations and of their gradients, which then take twice as long.
-if not hasattr(torch.ops.lowerbound, "is_at_least"):  # as it has if the module is loaded again
+# torch's compiler does not vectorise loops that read whole numbers of 16 bits. Without an operation
+# of its own, the comparison would be part of the loops of activations and of their gradients, which
+# would then take twice as long. The operation exists already if this module is loaded again.
+if not hasattr(torch.ops.lowerbound, "is_at_least"):
     torch.library.define("lowerbound::is_at_least", "(Tensor numbers, int least) -> Tensor")
     torch.library.impl("lowerbound::is_at_least", "CompositeExplicitAutograd", _is_at_least)
     torch.library.register_fake("lowerbound::is_at_least", _is_at_least)
