@@ -86,7 +86,10 @@ class _Codes:
 
     @property
     def places(self) -> Tensor:
-        """The index of each level's logit among the outputs, ``[L, E]``; their number if none."""
+        """The index of each level's logit among the outputs, ``[L, E]``.
+
+        Padding has the index past the last output.
+        """
         rows = torch.arange(self.outputs).split(self.levels)
         return self.pad(list(rows), self.outputs)
 
