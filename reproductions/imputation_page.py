@@ -62,7 +62,7 @@ def compare(results: Results, other: str) -> list[tuple[str, float, float]]:
 
 
 def describe(errors: list[float], most: int) -> str:
-    """The average of some errors, their standard deviation, and their number if it is less."""
+    """The average and the standard deviation of errors, and their number if it is below most."""
     text = f"{np.mean(errors):.4f}"
     if len(errors) > 1:
         text += f" ± {np.std(errors, ddof=1):.4f}"
@@ -99,26 +99,27 @@ def write_page(folder: Path) -> Path | None:
             "error divided by the range of the column; for categories, the share of wrong ones;",
             "for ordered categories, the mean absolute difference divided by the number of",
             "categories. Each value is the average over three masks, with the standard deviation",
-            "between them; a number in brackets says that there were fewer masks. The smallest",
+            "between them. If there are fewer masks, their number is in brackets. The smallest",
             "average in a row is bold. lowerbound is the recipe `table` with its default settings",
             "and the column types that come with the tables. *mean, mode* fills numbers with the",
             "mean, ordered categories with the median, and other categories with the most",
             "frequent one. KNNImputer and IterativeImputer get standardised numbers and one",
             "column for each category; IterativeImputer does not get the last category of a",
-            "column, because it would compute it from the others. miceforest and missForest get",
-            "ordered categories as numbers. By default, miceforest draws each value from those of",
-            "similar rows; *miceforest, predictions* fills in what its forests predict, which has",
-            "smaller errors. The default ends in an error on Adult and defaultCredit, where some",
-            "categories are predicted with certainty. missForest is the algorithm of Stekhoven &",
-            "Bühlmann 2012, written in `reproductions/imputation.py` with scikit-learn's random",
-            "forests. Cells that were not run are empty.",
+            "column, because the others determine it. miceforest and missForest get ordered",
+            "categories as numbers. By default, miceforest draws each value from those of similar",
+            "rows; *miceforest, predictions* fills in the predictions of its forests, which have",
+            "smaller errors. The default fails on Adult and defaultCredit, where some categories",
+            "are predicted with certainty. missForest is the algorithm of Stekhoven & Bühlmann",
+            "2012, written in `reproductions/imputation.py` with scikit-learn's random forests.",
+            "Where another value is absent, the method was not run.",
         ),
         "",
         *table(" | ".join(["table", "missing", *(NAMES[each] for each in methods)]), rows),
         "",
         paragraph(
-            "In how many cells, each a table with one mask, is the error of lowerbound at most",
-            "that of the other method? For the others, the two errors are in brackets.",
+            "A *cell* is one table with one mask. In how many cells is the error of lowerbound at",
+            "most that of the other method? The other cells are listed with both errors, that of",
+            "lowerbound first.",
         ),
         "",
     ]
@@ -130,14 +131,14 @@ def write_page(folder: Path) -> Path | None:
             text += f"; not in {', '.join(lost)}"
         lines.append(item(text))
     lines += ["", paragraph(describe_lost_cells(results, methods[1:])), ""]
-    lines += [*describe_losses(results), ""]
+    lines += [*describe_types(results), ""]
     page = folder.parent / "imputation.md"
     page.write_text("\n".join(lines), encoding="utf8")
     return page
 
 
 def describe_lost_cells(results: Results, others: list[str]) -> str:
-    """What the cells have in common in which another method has the smaller error."""
+    """Describe the cells in which another method has a smaller error than lowerbound."""
     shares = {
         key[1]
         for key, ours in results.items()
@@ -149,21 +150,21 @@ def describe_lost_cells(results: Results, others: list[str]) -> str:
         )
     }
     if not shares:
-        return "No cell is lost."
-    text = f"No cell with more than {max(shares)}% missing is lost."
+        return "In all cells, lowerbound has the smallest error."
+    text = f"In all cells with more than {max(shares)}% missing, lowerbound has the smallest error."
     if max(shares) < max(share for _, share, *_ in results):
         text += (
-            " In the lost cells, most other entries of a row are known, and some columns are"
-            " almost determined by a few others, such as the bills of consecutive months in"
+            " In the cells listed above, most other entries of a row are known. Some columns are"
+            " then almost determined by a few others, such as the bills of consecutive months in"
             " defaultCredit, or rows have near neighbours, as in letter. Trees and neighbours use"
-            " these directly, while the latents of lowerbound have to pass on all that columns"
-            " share. With fewer known entries, what all of them say together counts for more."
+            " this directly, while in lowerbound all that the columns share has to pass through"
+            " the latents. With fewer known entries, it matters more to combine all of them."
         )
     return text
 
 
-def describe_losses(results: Results) -> list[str]:
-    """By type of column, how our errors compare with those of each other method."""
+def describe_types(results: Results) -> list[str]:
+    """Compare our errors with those of each other method, by the type of the column."""
     by_kind: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     for (name, share, mask, method), ours in results.items():
         if method != OURS or len(ours["columns"]) != len(ours["kinds"]):
@@ -189,7 +190,8 @@ def describe_losses(results: Results) -> list[str]:
     return [
         paragraph(
             "The share of columns in which the error of lowerbound is at most that of the other",
-            "method, by the type of the column:",
+            "method, and the average errors, by the type of the column. A column counts once for",
+            "each cell.",
         ),
         "",
         *table("method | type | columns | share | error of lowerbound | error of the method", rows),

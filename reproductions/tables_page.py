@@ -35,9 +35,10 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
             "## Intervals from multiple imputation",
             "",
             paragraph(
-                "A fifth of the entries are hidden, with ten masks. Intervals reach from the 5% to",
-                "the 95% quantile of 200 draws of each hidden entry. The share of these entries",
-                "that they cover, averaged over masks, with the standard deviation between them:",
+                "A fifth of the entries are hidden, with ten masks. The intervals reach from the",
+                "5% to the 95% quantile of 200 draws of each hidden entry, so they should cover",
+                "90% of these entries. The table gives the share that they do cover, averaged over",
+                "the masks, with the standard deviation between masks.",
             ),
             "",
             *table(
@@ -60,8 +61,8 @@ def write_page(folder: Path, names: Iterable[str]) -> None:
             "## Outliers",
             "",
             paragraph(
-                "The area under the receiver operating characteristic of the scores, averaged over",
-                "three seeds. A tenth of the rows are from another class.",
+                "A tenth of the rows are from another class. The table gives the area under the",
+                "receiver operating characteristic of the scores, averaged over three seeds.",
             ),
             "",
             *table(
@@ -116,15 +117,15 @@ def _describe_miwae(done: dict[str, Any]) -> list[str]:
         "## Half of breast_cancer is missing",
         "",
         paragraph(
-            "The experiment of Mattei & Frellsen 2019: the 30 columns are standardised, and half",
-            "of the entries are missing completely at random. The authors' notebook reports a",
-            "bound of -5.24 nats and a mean squared error of imputations of 0.300 after 601",
-            "epochs. Here K = 20, as there. The bound uses 50 draws, and is that of the observed",
-            "entries of the training rows, so it also rewards learning these rows by heart. The",
-            "usual settings prevent that by dropout and by hiding entries. Those of the notebook",
-            "are 601 epochs of batches of 64 rows, the learning rate 0.001 and ReLU, without",
-            "dropout or hidden entries. The second table has the bounds of rows that the training",
-            "has not seen.",
+            "This is the experiment of Mattei & Frellsen 2019: the 30 columns are standardised,",
+            "and half of the entries are missing completely at random. The authors' notebook",
+            "reports a bound of -5.24 nats and a mean squared error of imputations of 0.300 after",
+            "601 epochs. As there, training maximises the IWAE bound with 20 draws. The bound in",
+            "the table uses 50 draws, and is that of the observed entries of the training rows, so",
+            "it also rewards memorising these rows. The usual settings reduce this effect by",
+            "dropout and by hiding entries. The settings of the notebook are 601 epochs of batches",
+            "of 64 rows, a learning rate of 0.001 and ReLU, without dropout or hidden entries. The",
+            "second table has the bounds of rows that were not used in training.",
         ),
         "",
         *table(
@@ -153,8 +154,8 @@ def _describe_not_at_random(rows: list[dict[str, Any]]) -> list[str]:
         paragraph(
             "A table of 3,000 rows has eight columns of standard deviation 1, which share two",
             "factors. In four of them, the log odds that a value is missing rise by 1.5 for each",
-            "unit of the value. The mean of these columns, and the mean squared error of the",
-            "imputed values:",
+            "unit of the value. The table gives the mean of these columns, and the mean squared",
+            "error of the imputed values.",
         ),
         "",
         *table(
@@ -178,8 +179,8 @@ def _describe_not_at_random(rows: list[dict[str, Any]]) -> list[str]:
 def _describe_held_out(rows: list[dict[str, Any]]) -> list[str]:
     return [
         paragraph(
-            "If the model is trained on four fifths of the rows, the others have these bounds and",
-            "errors, with the usual dropout and without dropout:",
+            "If the model is trained on four fifths of the rows, the remaining rows have these",
+            "bounds and errors, with the usual dropout and without dropout:",
         ),
         "",
         *table(

@@ -211,7 +211,7 @@ def test_declared_categories_of_spaces_only_are_missing():
         (Path("people.csv"), r"expected a table, got a path; read the file"),
         ({"a": [1]}, r"expected a table, got a dictionary; make a frame of it"),
         ([{"a": 1}], r"expected a table, got a list of dictionaries; make a frame of it"),
-        (pd.Series([1.0]), r"expected a table, got a single column; give a frame that has it"),
+        (pd.Series([1.0]), r"expected a table, got a single column; give a frame that contains it"),
         ([1.0], r"expected a table \[rows, columns\] .* got the shape \(1,\)"),
     ],
 )

@@ -423,7 +423,9 @@ def fit_a_prior(prior, posterior, likelihood):
 @pytest.mark.parametrize("make", [lb.LatentModel, make_layered, make_semi_supervised, fit_a_prior])
 def test_models_say_that_a_network_alone_is_not_a_prior(make):
     parts = lb.mlp(2, 2), lb.Gaussian(lb.mlp(4, 4)), lb.Gaussian(lb.mlp(2, 8))
-    with pytest.raises(UnsupportedError, match=r"the prior, a MLP, needs other .* argument: 'x'"):
+    with pytest.raises(
+        UnsupportedError, match=r"the prior, a MLP, does not accept .* argument: 'x'"
+    ):
         make(*parts).sample(3)
 
 

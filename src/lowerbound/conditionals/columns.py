@@ -86,7 +86,10 @@ class _Codes:
 
     @property
     def places(self) -> Tensor:
-        """Where among the outputs each level has its logit, ``[L, E]``; past the last for none."""
+        """The index of each level's logit among the outputs, ``[L, E]``.
+
+        Padding has the index past the last output.
+        """
         rows = torch.arange(self.outputs).split(self.levels)
         return self.pad(list(rows), self.outputs)
 
@@ -218,11 +221,12 @@ class Columns(Parametric):
         self.register_buffer(name, values, persistent=False)
 
     def _store_units(self, entries: tuple[Entry, ...]) -> None:
-        # The slope of the identity does not depend on values, and its spread may be any number.
+        # The identity needs only the logarithm of the spread: its slope does not depend on values.
+        # Centre and spread may be too large or too small for float32, so they are not stored.
         is_transformed = [entry.transform != "identity" for entry in entries]
         scaled = [
-            (entry.centre, entry.spread) if has_slope else (0.0, 1.0)
-            for entry, has_slope in zip(entries, is_transformed, strict=True)
+            (entry.centre, entry.spread) if is_needed else (0.0, 1.0)
+            for entry, is_needed in zip(entries, is_transformed, strict=True)
         ]
         centre, spread = torch.tensor(scaled).unbind(1)
         self._store("centre", centre.contiguous())

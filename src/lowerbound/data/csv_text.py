@@ -38,16 +38,16 @@ _EXPECTED = {
 
 
 def find_delimiter(suffix: str) -> str:
-    """What separates the cells of a file that is written, by the end of its name."""
+    """The delimiter of a file that is written, by the suffix of its name."""
     return "\t" if suffix == ".tsv" else ","
 
 
 def detect_delimiter(path: Path, suffix: str) -> str:
-    """What separates the cells of a file that is read, by its first rows.
+    """Detect the delimiter of a file that is read from its first rows.
 
-    Cells of a .csv file are separated by commas, unless all of the first rows have the same number
-    of cells, and at least two, if semicolons, tabs or bars (``|``) separate them, but not if commas
-    do.
+    A delimiter suits a .csv file if it splits all of the first rows into the same number of cells,
+    which is at least two. The first suitable one is chosen: comma, semicolon, tab, or vertical bar.
+    If none is suitable, it is the comma.
     """
     usual = find_delimiter(suffix)
     candidates = (usual,) if suffix == ".tsv" else (usual, *_OTHER_DELIMITERS)

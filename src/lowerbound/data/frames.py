@@ -70,7 +70,7 @@ def open_table(data: Any, name: str = "data", first_row: int = 0) -> RawTable:
         first_row: the number of the first row in messages, for a part of a table.
 
     Raises:
-        DataError: if data are neither, have no rows, or two columns have the same name.
+        DataError: if the data are neither, have no rows, or two columns have the same name.
     """
     if is_frame(data):
         return _open_frame(data, name, first_row)
@@ -110,7 +110,7 @@ def _refuse_other_objects(data: Any, name: str) -> None:
         ),
         "a single column": (
             isinstance(data, nw.Series) or bool(nw.dependencies.is_into_series(data)),
-            "give a frame that has it",
+            "give a frame that contains it",
         ),
     }
     for what, (is_given, remedy) in remedies.items():

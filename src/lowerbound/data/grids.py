@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 # The error of a value, in units of the precision of its type.
 _ROUNDINGS = 8.0
 
-# The smallest step that is looked for, as a multiple of the standard deviation, and of the error.
+# The smallest step that is looked for, as a multiple of the standard deviation and of the error.
 _LEAST_STEP = 1e-4
 _LEAST_ERRORS = 100.0
 
@@ -35,9 +35,10 @@ _NEAR = 0.01
 def find_step(values: NDArray[np.float64], precision: float) -> float:
     """The largest step that divides all differences of values; 0.0 if there is none.
 
-    Multiplying the values multiplies their step, and adding a number does not change it. A step
-    that is tiny beside their standard deviation says nothing about a density. Such a step is found
-    only if it is a power of ten, such as cents, so that draws can be rounded, and not below 1e-22.
+    If the values are multiplied by a number, so is their step; adding a number does not change it.
+    A step that is tiny compared with their standard deviation hardly affects a density. It is found
+    only so that draws can be rounded to it, and only if it is a power of ten from 1e-22 on, such as
+    0.01 for cents.
 
     Args:
         values: the values.
@@ -64,14 +65,14 @@ def find_step(values: NDArray[np.float64], precision: float) -> float:
 
 
 def find_mean_and_deviation(values: NDArray[np.float64]) -> tuple[float, float]:
-    """The mean and the standard deviation, also of values whose squares float64 cannot represent.
+    """The mean and the standard deviation, even if float64 cannot represent the squares of values.
 
     Example:
         >>> import numpy as np
         >>> find_mean_and_deviation(np.array([1e-200, 3e-200]))
         (2e-200, 1e-200)
     """
-    # a power of two, so that dividing by it rounds nothing
+    # Dividing by a power of two does not round.
     unit = math.ldexp(0.5, math.frexp(float(np.abs(values).max()))[1])
     values = values / unit
     return float(values.mean()) * unit, float(values.std()) * unit
@@ -82,7 +83,7 @@ def _find_common_step(
 ) -> float:
     """The largest step above ``least`` that divides all gaps; 0.0 if there is none."""
     step, step_error = float(gaps.min()), error
-    while step > least:  # the algorithm of Euclid, for all gaps at once
+    while step > least:  # Euclid's algorithm, for all gaps at once
         multiples = np.round(gaps / step)
         rest = np.abs(gaps - multiples * step)
         is_rest = rest > error + multiples * step_error

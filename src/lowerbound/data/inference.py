@@ -32,7 +32,8 @@ from lowerbound.data.text_numbers import describe_first_text, find_stray_text, j
 from lowerbound.data.text_times import find_formats, suggest_conversion
 from lowerbound.errors import DataError, SettingsError
 
-# Text with more values than this share of the rows, or than this number, is an identifier.
+# Text with more different values than this share of the rows, or more than this number, is an
+# identifier.
 _IDENTIFIER_SHARE = 0.5
 _MOST_CATEGORIES = 1000
 
@@ -45,7 +46,7 @@ _INDEX = r"__index_level_\d+__"
 # Fewer different times than this can be whole weeks apart by chance.
 _FEWEST_WEEKS = 5
 
-# float64 is rounded by so much of the magnitude of its values.
+# The largest rounding of float64, as a share of the magnitude of the values.
 _ROUNDING = 1e-13
 
 
@@ -59,13 +60,13 @@ def infer_schema(
 ) -> Schema:
     """Infer what the columns of a table are.
 
-    - Text and categoricals are categories; ordered categoricals are ordinal. Text whose values
-      almost all differ is an identifier, which is left out.
-    - Whole numbers from 0 to 10 are ordinal, and larger ones from 0 on are counts if they vary as
-      counts do, with a variance of at least their mean, unless most are large and many are 0:
-      these are amounts, and positive numbers. Other whole numbers are real numbers that
-      are rounded. Consecutive numbers, one for each row, are an identifier, and so is the index of
-      pandas in a file.
+    - Text and categoricals are categories; ordered categoricals are ordinal. Text with more
+      different values than half the rows, or than 1,000, is an identifier, which is left out.
+    - Whole numbers from 0 to 10 are ordinal. Larger ones from 0 on are counts if they vary as
+      counts do, with a variance of at least their mean. If most are large and many are 0, they are
+      amounts, which are positive numbers. Other whole numbers are real numbers that are rounded.
+      Consecutive numbers, one for each row, are an identifier, and so is the index of pandas in a
+      file.
     - Numbers above 0 that vary by factors are positive, and so are such numbers with many zeros:
       a fifth of the values, or 2% if no other value is a third as frequent. Numbers from 0 to 1
       are proportions, and other numbers are real. Values that are frequent become atoms.
@@ -288,7 +289,7 @@ def describe_numbers(column: Column, seen: Floats) -> Column:
 
 
 def _measure(column: Column, values: Floats) -> Column:
-    """Find centre and spread of transformed values; 1 if they differ by no more than rounding."""
+    """Set a column's centre and spread; the spread of values that only rounding separates is 1."""
     centre, spread = find_mean_and_deviation(values)
     if spread <= _ROUNDING * float(np.abs(values).max()):
         spread = 1.0
@@ -354,7 +355,7 @@ def _infer_categories(
     if asked == "ordinal" and content == "text" and not (declared and declared[1]):
         warnings.warn(
             f"{where} is text, so its order is that of the alphabet: {join_names(categories, 5)}. "
-            "For another one give an ordered categorical, or whole numbers",
+            "For another order, give an ordered categorical, or whole numbers",
             UserWarning,
             stacklevel=2,
         )

@@ -1,4 +1,4 @@
-"""Columns of a later table become numbers or codes, as those on which a model was trained."""
+"""Reads the columns of later tables as numbers or codes, as in the training of a model."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _list_known_contents(column: Column) -> list[Content]:
 
 
 def _find_contents(raw: RawColumn, missing: Mask) -> set[Content]:
-    """What a column contains; of declared categories, whose type does not say it, what each is."""
+    """What a column contains; for declared categories, what the contents of each value are."""
     if raw.list_categories() is None:
         return {raw.find_content(missing)}
     return set(_classify_all(raw.read_values(missing)))

@@ -1,4 +1,4 @@
-"""What a user has probably overlooked in a table is pointed out when the table is read."""
+"""Warnings about what a user has probably overlooked in a table."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def warn_of_oversights(
 
 
 def warn_of_identifiers(schema: Schema, known: Collection[str], rows: int, name: str) -> None:
-    """Warn once in a session of columns that are left out as identifiers.
+    """Warn, once in a session, of columns that are left out as identifiers.
 
     Args:
         schema: the columns of the table.
@@ -67,10 +67,10 @@ def warn_of_identifiers(schema: Schema, known: Collection[str], rows: int, name:
         if names:
             _warn(
                 name,
-                f"left out as identifiers: {join_names(names)}. Most of their values differ, or "
-                "there are too many categories. If the model should have such a column, convert "
-                "text to numbers or to fewer categories, or name the type in columns=; otherwise "
-                f"confirm it by columns={{{names[0]!r}: 'identifier'}}",
+                f"left out as identifiers: {join_names(names)}. Most values of such a column are "
+                "different, or it has too many categories. If the model should use it, convert "
+                "text to numbers or to fewer categories, or name its type in columns=; otherwise "
+                f"confirm that it is an identifier by columns={{{names[0]!r}: 'identifier'}}",
             )
 
 

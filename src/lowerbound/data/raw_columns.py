@@ -219,7 +219,7 @@ class FrameColumn(RawColumn):
         super().__init__(name, where, first_row, label)
         self.series = series
         self._missing: dict[tuple[str, ...], Mask] = {}
-        """The missing values of text by their marks: large columns are asked several times."""
+        """Which entries of text are missing, by the marks: stored, because several steps ask."""
 
     @property
     def dtype(self) -> str:
@@ -286,7 +286,7 @@ class FrameColumn(RawColumn):
             return "times"
         if dtype in (nw.String, nw.Categorical, nw.Enum):
             return "text"
-        # columns of objects of Polars cannot receive other values
+        # Polars cannot fill in values of a column of objects.
         is_polars = self.series.implementation.is_polars()
         if dtype == nw.Unknown or (dtype == nw.Object and not is_polars):
             return None
@@ -347,7 +347,7 @@ class FrameColumn(RawColumn):
 
 
 def _trim(series: nw.Series[Any]) -> nw.Series[Any]:
-    """Text without spaces around it, also those that are not ASCII."""
+    """Text without the spaces around it, including spaces that are not ASCII."""
     if not series.implementation.is_pyarrow():
         return series.str.strip_chars()
     import pyarrow.compute

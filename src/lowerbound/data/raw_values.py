@@ -29,7 +29,7 @@ def is_missing(value: Any) -> bool:
 
 
 def convert_decimal(value: Any) -> Any:
-    """A decimal number as float, so that it is a number like others; other values as they are."""
+    """Convert a Decimal to a float; other values stay as they are."""
     if not isinstance(value, Decimal):
         return value
     return math.nan if value.is_nan() else float(value)
@@ -45,11 +45,13 @@ def name_category(value: Any) -> Any:
 
 
 def imitate_decimals(values: Sequence[Any], own: Iterable[Any]) -> Sequence[Any]:
-    """Numbers as decimal ones, if a column of objects has these; otherwise as they are.
+    """Convert numbers to Decimal if a column of objects has such values; otherwise change nothing.
+
+    Python cannot add a Decimal and a float, so a column must not contain both.
 
     Args:
         values: the numbers.
-        own: the values of the column. Python does not add decimal numbers and floats.
+        own: the values of the column.
     """
     if not any(isinstance(each, Decimal) for each in own):
         return values
@@ -60,7 +62,7 @@ def find_zone_of(series: nw.Series[Any]) -> str:
     """The time zone that the type of a series has, or empty text."""
     if isinstance(series.dtype, nw.Datetime):
         return str(series.dtype.time_zone or "")
-    # Of pandas, narwhals knows no types with other zones than UTC.
+    # narwhals does not know pandas' types with time zones other than UTC.
     zone = getattr(getattr(series.to_native(), "dtype", None), "tz", None)
     return name_zone(zone)
 

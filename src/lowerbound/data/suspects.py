@@ -1,4 +1,4 @@
-"""Values that usually stand for missing ones are pointed out, unless the user has declared them."""
+"""Finds values that usually stand for missing ones, unless the user has declared them."""
 
 from __future__ import annotations
 

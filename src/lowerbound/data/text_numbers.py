@@ -1,4 +1,4 @@
-"""Text that turns a column of numbers into a column of text is pointed out."""
+"""Finds text that turns a column of numbers into a column of text."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from lowerbound.data.text_times import list_texts
 _STRAY_SHARE = 0.1
 
 # Numbers as people write them: 1,5 or 1,234.50 or €18.855,72 or 16.1% or (1 234,50). Points and
-# spaces separate thousands only if there is a decimal comma or a sign, because 416.555.123 may be a
-# code. So may numbers in brackets without either.
-_WRITTEN = re.compile(
+# spaces separate thousands only if there is a decimal comma or a currency sign, because 416.555.123
+# may be a code. Brackets must also contain a point, a comma or a currency sign, because (416) may
+# be a code, too.
+_FORMATTED_NUMBER = re.compile(
     r"""[-+−]? \s? (?P<before>[$€£¥₹])? \s? [-+−]?
     (
         \d* [,.]? \d+
@@ -37,8 +38,8 @@ def find_stray_text(
 ) -> dict[str, str]:
     """Find text that turns a column of numbers into text, such as ``thirty`` or ``1,234.50``.
 
-    At least nine tenths of the values of such a column look like numbers, also with a decimal
-    comma, separators of thousands, a currency or a per cent sign, and some cannot be read as
+    At least nine tenths of the values of such a column look like numbers, perhaps with a decimal
+    comma, thousands separators, a currency sign or a percent sign, and some cannot be read as
     numbers.
 
     Args:
@@ -78,7 +79,7 @@ def _find_in(column: RawColumn, placeholders: Sequence[Any]) -> dict[str, int]:
         if _is_number(text):
             continue
         strays.add(text)
-        mistakes += 0 if _is_written(text) else count
+        mistakes += 0 if _is_formatted_number(text) else count
         if mistakes > most:
             return {}
     first: dict[str, int] = {}
@@ -106,10 +107,10 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _is_written(text: str) -> bool:
-    """Whether text is a number with a sign or separators; accountants write -5.00 as (5.00)."""
+def _is_formatted_number(text: str) -> bool:
+    """Whether text is a number with signs or separators; accountants write -5.00 as (5.00)."""
     inner = _BRACKETS.fullmatch(text)
-    return bool(_WRITTEN.fullmatch(inner[1] if inner else text))
+    return bool(_FORMATTED_NUMBER.fullmatch(inner[1] if inner else text))
 
 
 def _describe(rows: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""Dates and times written as text are pointed out, with the way to convert them."""
+"""Finds dates and times that are written as text, and suggests how to convert them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONVERSIONS = {
     "pyarrow": "table[{name!r}].cast('timestamp[us]')",
 }
 
-# Other forms of dates and times. Of two that fit all values, the first is suggested.
+# Other forms of dates and times. If several fit all values, the first is suggested first.
 _OTHER_BEGINNING = re.compile(r"(\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{4}[./]\d{1,2}[./]\d{1,2})($| )")
 _DATES = ("%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d")
 _TIMES = ("", "%H:%M", "%H:%M:%S", "%I:%M %p", "%I:%M:%S %p")
@@ -39,7 +39,7 @@ def find_text_times(
 
     A column of a CSV file with ISO dates becomes one of times, but in a frame the type of the
     column is what the user has chosen, so it is not converted. Dates such as ``31.01.2024`` or
-    ``1/31/2024`` are found, too, but the order of day and month may be ambiguous.
+    ``1/31/2024`` are found, too. If the order of day and month is ambiguous, both are suggested.
 
     Args:
         table: the table.
@@ -58,7 +58,7 @@ def find_text_times(
 
 
 def find_formats(column: RawColumn, placeholders: Sequence[Any]) -> list[str]:
-    """The formats that all values of a column of text have; empty text is ISO 8601."""
+    """The formats that fit all values of a column of text; empty text stands for ISO 8601."""
     texts = {each for each in list_texts(column, placeholders) if each is not None}
     if len(texts) < 2:
         return []
@@ -66,7 +66,7 @@ def find_formats(column: RawColumn, placeholders: Sequence[Any]) -> list[str]:
         return [""]
     if not all(map(_OTHER_BEGINNING.match, texts)):
         return []
-    # There are far fewer different days, and times of day, than times.
+    # Days and times of day are checked apart: there are far fewer of them than of their pairs.
     parts = [text.partition(" ") for text in texts]
     days, times = {day for day, _, _ in parts}, {time for _, _, time in parts}
     time_formats = [each for each in _TIMES if all(_has_format(time, each) for time in times)]
@@ -112,7 +112,7 @@ def suggest_conversion(column: RawColumn, formats: Sequence[str]) -> str:
 
     Args:
         column: the column.
-        formats: those from :func:`find_formats`; ISO 8601 is suggested without any.
+        formats: those from :func:`find_formats`. If there are none, ISO 8601 is suggested.
     """
     library = "pandas"
     if isinstance(column, FrameColumn):

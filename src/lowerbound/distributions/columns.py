@@ -25,10 +25,10 @@ class Units:
 
     Args:
         transforms: 0 for the identity, 1 for the logarithm, 2 for the logit, integers ``[D]``.
-        centre: c, ``[D]``; for the identity it may be any number.
-        spread: s, ``[D]``, likewise.
-        log_spread: log s, ``[D]``, also where s itself is not representable; 0 for entries that are
-            not continuous.
+        centre: c, ``[D]``. It is not used for the identity.
+        spread: s, ``[D]``. It is not used for the identity.
+        log_spread: log s, ``[D]``, of all continuous entries, and 0 for others. It can represent an
+            s that is too large or too small for the precision.
     """
 
     def __init__(

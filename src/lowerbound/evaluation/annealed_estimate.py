@@ -114,7 +114,7 @@ class AnnealedEstimate(Estimate):
             yield f"{int((~finite).sum()):,} of {total:,} examples have no finite estimate"
         few = self.doubtful & finite
         if self.settings["chains"] == 1:
-            yield "a single chain for each example cannot tell whether it can be trusted"
+            yield "with a single chain for each example, nothing shows whether it is right"
         elif few.any():
             apart = float((self.halves[0] - self.halves[1])[few].abs().max())
             effective = float(self.effective_sample_sizes[few].min())

@@ -29,10 +29,11 @@ from lowerbound.runtime.memory import choose_sample_size
 # The baseline is measured on at most this many examples.
 _MOST_EXAMPLES = 10_000
 
-# From fewer examples a spread, corrected for the number of its parameters, cannot be estimated.
+# With fewer examples a spread is too uncertain for a baseline, in spite of the correction for the
+# number of parameters.
 _FEWEST_EXAMPLES = 4
 
-# With more levels than this a value is a count.
+# A value with more levels than this is a count.
 _MOST_LEVELS = 1024
 
 
@@ -108,7 +109,7 @@ def score_independent_entries(model: Model, examples: Examples, *, seed: int = 0
     Args:
         model: the model whose likelihood says whether data have a mass or a density.
         examples: the data. At most 10,000 examples are used, evenly spaced.
-        seed: of pixels that are random.
+        seed: the seed of pixels that are drawn at random.
 
     Returns:
         The average in nats per example, or ``None`` for fewer than four examples, or if the

@@ -137,7 +137,7 @@ def paired_difference(
         ShapeError: if the estimates are over different numbers of examples.
         DataError: if the value of an example is not finite, with the first such example.
         SettingsError: for a level that is not between 0 and 1, fewer than 100 resamples, or a
-            score beside a bound, see :func:`lowerbound.evaluate`.
+            score that is compared with a bound, see :func:`lowerbound.evaluate`.
 
     Example:
         >>> import torch
@@ -156,9 +156,9 @@ def paired_difference(
         first, second = ("not a score" if each.label != "score" else "a score" for each in (a, b))
         raise SettingsError(
             f"paired_difference: the first estimate is {first} and the second {second}. A score is "
-            "no bound on log p(x), so it does not say which model is better: evaluate both by the "
-            "same bound, such as lb.ELBO(). A model with a part that is not normalised, such as "
-            "lb.Point, has no bound"
+            "not a bound on log p(x), so it does not say which model is better: evaluate both by "
+            "the same bound, such as lb.ELBO(). A model with a part that is not normalised, such "
+            "as lb.Point, does not have a bound"
         )
     if len(a.per_example) != len(b.per_example):
         raise ShapeError(

@@ -166,9 +166,9 @@ def inference_gaps(
 
     log p(x) is estimated by importance sampling. The proposal is the mixture of the encoder's q and
     the best q (Owen & Zhou 2000), so the estimate is a lower bound in expectation, which the larger
-    of two estimates would not be. It is close if either q covers the posterior, which a q with one
-    code does not. The approximation gap is too large if the search does not find the best q, and
-    too small if importance sampling does not reach log p(x).
+    of two estimates would not be. It is close if either q covers the posterior, which a q with all
+    its probability on one code does not. The approximation gap is too large if the search does not
+    find the best q, and too small if importance sampling does not reach log p(x).
 
     The noise of an example depends only on ``seed`` and on its row, so the result does not depend
     on the batches. The model's own weights get no gradients.

@@ -181,14 +181,14 @@ def log_likelihood(
         \qquad z_k \sim q(z \mid x)
 
     On average this is at most log p(x) (Burda et al. 2016), and it approaches log p(x) as the
-    number of samples increases, unless q(z|x) excludes some z, as a posterior of codes does. For
-    each example exactly ``samples`` latents are drawn and decoded.
-    They are drawn chunk by chunk and only sums of their weights are stored, so memory is bounded
-    for any number of samples and examples. Neither ``batch_size`` nor ``chunk_size`` changes the
-    result beyond rounding. With the same ``seed`` it is the result of
-    ``evaluate(model, IWAE(samples), data)``. A posterior whose noise comes neither from
-    :mod:`lowerbound.noise` nor from torch's functions for random numbers, such as torch's
-    ``VonMises``, gives the same result only for the same batch size.
+    number of samples increases, unless q(z|x) excludes some z. The posterior of
+    :class:`lowerbound.VectorQuantized` does, because it has all its probability on one code. For
+    each example exactly ``samples`` latents are drawn and decoded. They are drawn chunk by chunk
+    and only sums of their weights are stored, so memory is bounded for any number of samples and
+    examples. Neither ``batch_size`` nor ``chunk_size`` changes the result beyond rounding. With the
+    same ``seed`` it is the result of ``evaluate(model, IWAE(samples), data)``. A posterior whose
+    noise comes neither from :mod:`lowerbound.noise` nor from torch's functions for random numbers,
+    such as torch's ``VonMises``, gives the same result only for the same batch size.
 
     Args:
         model: any model whose likelihood is a density or a mass function.

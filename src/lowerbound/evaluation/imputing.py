@@ -1,4 +1,4 @@
-"""Missing entries of tables are filled in: once by a point, or several times by draws."""
+"""Fills in the missing entries of tables: once by point estimates, or several times by draws."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Imputation:
             entries of a row are not to be trusted. It is nan in the same rows.
         incomplete: which rows have missing entries in a modelled column of the table, ``[N]``. A
             column that the table does not have is not filled in.
-        left_out: the columns that are not modelled and do not have a single value. Their missing
-            entries are not filled in; a warning of :func:`impute` names those that have some.
+        left_out: the identifiers, and the columns without any values. Their missing entries are not
+            filled in; if there are some, a warning of :func:`impute` names the columns.
     """
 
     tables: tuple[Any, ...]
@@ -145,6 +145,7 @@ def impute(
 
     Warns:
         DoubtfulEstimateWarning: if rows are not to be trusted.
+        UserWarning: if missing entries stay missing, because the model leaves out their columns.
 
     Source: Mattei & Frellsen 2019, "MIWAE"; Rubin 1987, "Multiple imputation for nonresponse in
     surveys".
@@ -239,7 +240,7 @@ def impute_examples(
 
 
 def find_unfilled(data: Any, schema: Schema) -> list[str]:
-    """The columns of a table whose missing entries stay missing: a schema has no values for them.
+    """The columns of a table whose missing entries stay missing: a model has no values for them.
 
     Args:
         data: the table.
@@ -264,7 +265,7 @@ def _has_holes(column: RawColumn, marks: Sequence[Any]) -> bool:
 
 
 def describe_unfilled(names: Sequence[str]) -> str:
-    """Say which entries are not filled in, and how to mend it."""
+    """Say which entries are not filled in, and what to do about it."""
     return (
         f"the missing entries of {join_names(names)} stay missing, because the model leaves out "
         "identifiers and columns without values; drop such columns, or train with their types in "

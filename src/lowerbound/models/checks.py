@@ -46,10 +46,10 @@ def check_distribution(role: str, part: Any) -> None:
 
 
 def call_prior(prior: Any, fields: Mapping[str, Tensor], *inputs: Tensor) -> Any:
-    """Call a prior with its fields, and below the top layer with the state above.
+    """Call a prior with its fields and, below the top layer, with the state above.
 
     Raises:
-        UnsupportedError: if its forward needs something else, as that of a network does.
+        UnsupportedError: if its ``forward`` needs other inputs, as that of a network does.
     """
     try:
         return prior(*inputs, **fields)
@@ -57,9 +57,9 @@ def call_prior(prior: Any, fields: Mapping[str, Tensor], *inputs: Tensor) -> Any
         if _fits(getattr(prior, "forward", prior), inputs, fields):
             raise
         raise UnsupportedError(
-            f"the prior, a {type(prior).__name__}, needs other inputs than it gets ({error}). A "
-            "prior gets its fields alone, and below the top layer the latents above; it returns a "
-            "distribution, as lb.StandardNormal(...) does"
+            f"the prior, a {type(prior).__name__}, does not accept the inputs that it gets "
+            f"({error}). A prior gets only the fields that it needs and, below the top layer, what "
+            "the layers above give. It returns a distribution, as lb.StandardNormal(...) does"
         ) from error
 
 

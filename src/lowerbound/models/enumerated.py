@@ -70,9 +70,9 @@ class EnumeratedModel(LatentModel):
     no noise. The importance weight of every draw is the evidence itself, so
     :func:`lowerbound.log_likelihood` gives log p(x) exactly from one sample, and
     :class:`lowerbound.IWAE` maximises it. Train with the ELBO, because IWAE does not train the
-    posterior, which ``encode`` and ``reconstruct`` use. IWAE's
-    ``elbo_weight`` and the ``alpha`` of :class:`lowerbound.Renyi` change nothing here. Only
-    ``gradient="pathwise"`` is allowed, because the bound needs no draws.
+    posterior, which ``encode`` and ``reconstruct`` use. The ``elbo_weight`` of IWAE and the
+    ``alpha`` of :class:`lowerbound.Renyi` change nothing here. Only ``gradient="pathwise"`` is
+    allowed, because the bound needs no draws.
 
     The likelihood is evaluated once for each state: :math:`2^D` times for D binary latents, and
     :math:`C^J` times for J variables of C categories. At most 65,536 states are allowed. In all

@@ -171,7 +171,7 @@ class GenerativeModel(Model):
 
         Raises:
             DataError: if a field that is needed is missing, or has another length than ``count``.
-            SettingsError: if the memory does not suffice.
+            SettingsError: if there is not enough memory.
         """
         count = check_whole_number("sample: count", count)
         if seed is not None:

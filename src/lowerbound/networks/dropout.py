@@ -16,14 +16,15 @@ def _is_at_least(numbers: Tensor, least: int) -> Tensor:
 
 
 def _map_is_at_least(
-    info: object, places: Sequence[int | None], numbers: Tensor, least: int
+    info: object, dims: Sequence[int | None], numbers: Tensor, least: int
 ) -> tuple[Tensor, int | None]:
-    return numbers >= least, places[0]
+    return numbers >= least, dims[0]
 
 
-# torch's compiler does not vectorise loops that read whole numbers of 16 bits. It would compare
-# them in the loops of activations and of their gradients, which then take twice as long.
-if not hasattr(torch.ops.lowerbound, "is_at_least"):  # as it has if the module is loaded again
+# torch's compiler does not vectorise loops that read whole numbers of 16 bits. Without an operation
+# of its own, the comparison would be part of the loops of activations and of their gradients, which
+# would then take twice as long. The operation exists already if this module is loaded again.
+if not hasattr(torch.ops.lowerbound, "is_at_least"):
     torch.library.define("lowerbound::is_at_least", "(Tensor numbers, int least) -> Tensor")
     torch.library.impl("lowerbound::is_at_least", "CompositeExplicitAutograd", _is_at_least)
     torch.library.register_fake("lowerbound::is_at_least", _is_at_least)
@@ -33,7 +34,7 @@ if not hasattr(torch.ops.lowerbound, "is_at_least"):  # as it has if the module 
 class Dropout(nn.Dropout):
     """Dropout (Srivastava et al. 2014), which sets each value to 0 with probability ``p``.
 
-    The others are divided by what is left, so that expectations stay the same. On one processor
+    The others are divided by 1 - p, so that expectations stay the same. On one processor
     core, drawing a mask takes about a fifth of the time that it takes in ``torch.nn.Dropout``,
     where it is a third of a training step of the recipe ``table``. In return, the share that is
     kept is rounded to a multiple of 2^-16, and is at least 2^-16.

@@ -57,7 +57,7 @@ def keeping_freed_memory() -> Iterator[None]:
 
 @contextmanager
 def explain_full_memory(function: str, count: int) -> Iterator[None]:
-    """Raise an error with the number of draws if the memory does not suffice within the block.
+    """Raise an error that names the number of draws if a block of code needs too much memory.
 
     Raises:
         SettingsError: naming the function and the number of draws.
@@ -70,7 +70,7 @@ def explain_full_memory(function: str, count: int) -> Iterator[None]:
         if not is_full and "can't allocate memory" not in str(error):
             raise
         raise SettingsError(
-            f"{function}: the memory does not suffice for count={count:,}; draw fewer at a time"
+            f"{function}: there is not enough memory for count={count:,}; draw fewer at a time"
         ) from error
 
 

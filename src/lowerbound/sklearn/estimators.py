@@ -263,6 +263,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
             X: an array ``[rows, columns]`` or a DataFrame.
             y: ignored.
             sample_weight: how much each row counts, ``[rows]``.
+
+        Warns:
+            UserWarning: if missing entries stay missing, because their columns are left out.
         """
         self._fit_model(X, sample_weight)
         unfilled = find_unfilled(self._check_input(X, reset=False), self.schema_)

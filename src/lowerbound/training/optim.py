@@ -187,9 +187,9 @@ def average_weights(model: nn.Module, decay: float | None) -> AveragedModel:
 def _move_averages(
     decay: float | None, averages: list[Tensor], current: list[Tensor], count: Any
 ) -> None:
-    """Move the averages of ``count`` earlier values, all of one type, towards the current values.
+    """Move averages of ``count`` earlier values towards the current values; all have one type.
 
-    Whole numbers, such as places and masks, are not averaged, but copied.
+    Whole numbers and truth values, such as positions and masks, are copied instead.
     """
     share = 1 / (count + 1)
     if decay is not None:
@@ -201,11 +201,11 @@ def _move_averages(
 
 
 class AverageUpdate:
-    """Updates an average by :func:`average_weights`, when it is called.
+    """Updates an average from :func:`average_weights` whenever it is called.
 
     ``AveragedModel.update_parameters`` copies the number of updates to the model's device, and
-    waits. It also looks for all tensors each time, which takes a fifth of a small model's step.
-    Here they are looked for again only if a module has replaced one, as some modules do with their
+    waits. It also collects all tensors each time, which takes a fifth of a small model's step. Here
+    they are collected again only if a module has replaced one, as some modules do with their
     running statistics.
 
     Args:
@@ -216,11 +216,11 @@ class AverageUpdate:
     def __init__(self, averaged: AveragedModel, model: nn.Module) -> None:
         self.averaged = averaged
         self.model = model
-        self._find_tensors()
+        self._collect_tensors()
 
-    def _find_tensors(self) -> None:
+    def _collect_tensors(self) -> None:
         average, model = self.averaged.module, self.model
-        self.found = [
+        self.owners = [
             (owner, dict(owner))
             for module in (*average.modules(), *model.modules())
             for owner in (module._parameters, module._buffers)
@@ -233,21 +233,21 @@ class AverageUpdate:
         buffers = zip(average.buffers(), model.buffers(), strict=True)
         self.buffers = [(own, value) for own, value in buffers if value.is_floating_point()]
 
-    def _are_found(self) -> bool:
-        """Whether all tensors are still those that were found."""
+    def _has_same_tensors(self) -> bool:
+        """Whether the modules still have the tensors that were collected."""
         return all(
             len(owner) == len(values)
             and all(owner.get(name) is value for name, value in values.items())
-            for owner, values in self.found
+            for owner, values in self.owners
         )
 
     @torch.no_grad()
     def __call__(self) -> None:
-        """Average the model's present values."""
+        """Add the model's current values to the average."""
         averaged, change = self.averaged, self.averaged.multi_avg_fn
         assert change is not None
-        if not self._are_found():
-            self._find_tensors()
+        if not self._has_same_tensors():
+            self._collect_tensors()
         if averaged.n_averaged == 0:
             for averages, values in self.groups.values():
                 torch._foreach_copy_(averages, values)

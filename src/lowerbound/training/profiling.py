@@ -50,7 +50,7 @@ _MULTIPLY = (
 _UPDATING = ("multi_tensor_apply",)
 _MULTIPLYING = ("gemm", "cutlass", "xmma", "nvjet", "splitKreduce", "gemv", "convolve", "cudnn")
 _GATHERING = ("_index_", "index_elementwise", "gather", "Memcpy HtoD")
-# Words in the names of kernels that compute more than examples.
+# Words in the names of kernels that do more than gather examples.
 _COMPUTING = {"exp", "expm1", "log", "log1p", "logsumexp", "lgamma", "digamma", "softplus", "tanh"}
 
 _HOST = (
@@ -181,8 +181,8 @@ def measure_shares(
     return kinds, operations
 
 
-def _gathers_rows(kernel: str) -> bool:
-    """Whether a kernel gathers examples: it indexes, but computes no density or gradient, too."""
+def _only_gathers(kernel: str) -> bool:
+    """Whether a kernel gathers examples, and does not compute a density or a gradient as well."""
     if "index_put" in kernel or _COMPUTING.intersection(kernel.split("_")):
         return False
     return any(word in kernel for word in _GATHERING)
@@ -196,7 +196,7 @@ def _kind_of_kernel(event: Any) -> str | None:
     """The kind of work of a GPU's kernel, which its name shows."""
     words = {OPTIMISER: _UPDATING, PRODUCTS: _MULTIPLYING}
     kinds = [kind for kind, known in words.items() if any(word in event.name for word in known)]
-    return (*kinds, DATA_WORK if _gathers_rows(event.name) else ELEMENTWISE)[0]
+    return (*kinds, DATA_WORK if _only_gathers(event.name) else ELEMENTWISE)[0]
 
 
 def _find_kind(event: Any) -> str | None:
@@ -207,7 +207,7 @@ def _find_kind(event: Any) -> str | None:
         above = above.cpu_parent
     if any(name.startswith((UPDATE, "Optimizer.")) for name in names):
         return OPTIMISER
-    if DATA in names or (names[0].startswith("graph_") and _gathers_rows(names[0])):
+    if DATA in names or (names[0].startswith("graph_") and _only_gathers(names[0])):
         return DATA_WORK
     if names[0].startswith(_HOST) or names[0].startswith(("Memcpy", "cuda")):
         return None
