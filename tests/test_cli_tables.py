@@ -613,3 +613,29 @@ def test_a_model_of_why_values_are_missing(folder, tmp_path, capsys):
         capsys, "train", "missing-not-at-random", "--data", out, "--out", tmp_path / "new", *QUICK
     )
     assert (code, "no column of the table has missing values" in err) == (2, True)
+
+
+def test_a_run_does_not_take_changed_data_for_its_own(folder, tmp_path, capsys):
+    """They are split in another way, so the test part could contain rows of the training part."""
+    path, out = tmp_path / "people.csv", tmp_path / "run"
+    path.write_bytes((folder / "people.csv").read_bytes())
+    assert run(capsys, "train", "table", "--data", path, "--out", out, *QUICK)[0] == 0
+    assert run(capsys, "evaluate", out)[0] == 0
+    rows = path.read_text().splitlines(keepends=True)
+    for changed in ([*rows, rows[-1]], [*rows[:-1], rows[-2]]):
+        path.write_text("".join(changed))
+        for command in (["evaluate"], ["evaluate", "--split", "train"]):
+            code, _, err = run(capsys, command[0], out, *command[1:])
+            assert code == 1
+            assert f"{path}: the data have changed since the run was trained" in err
+            assert f"--data {path}" in err
+        code, printed, err = run(capsys, "encode", out, "--out", tmp_path / "z.csv")
+        assert (code, err) == (0, "")
+        assert f"wrote {len(changed) - 1} embeddings" in printed
+    path.write_text("".join(rows))
+    assert run(capsys, "evaluate", out)[0] == 0
+    config = out / "config.yaml"
+    config.write_text(config.read_text().replace("examples:", "other:"))
+    code, _, err = run(capsys, "evaluate", out)
+    assert code == 1
+    assert "does not say on which examples the run was trained" in err

@@ -170,6 +170,51 @@ def test_points_by_the_names_of_columns(untrained):
     pd.testing.assert_series_equal(mixed["job"], usual["job"])
 
 
+@pytest.fixture(scope="module")
+def counting():
+    """A model of a column of integers, and its frame."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"length": random.normal(size=60), "visits": random.poisson(0.7, 60)})
+    frame["visits"] = frame["visits"].astype("Int64").mask(random.random(60) < 0.3)
+    data = lb.load_data(frame, test_fraction=0.0, columns={"visits": "count"})
+    return find_recipe("table").build(data, {}, seed=0)[0], frame
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_means_of_counts_are_not_rounded_in_columns_of_integers(library, counting):
+    """Otherwise all means of a rare event, for example, are 0."""
+    model, frame = counting
+    holes = frame["visits"].isna().to_numpy()
+    means = lb.impute(model, frame.astype(float), samples=SAMPLES, point="mean").table["visits"]
+    assert (means[holes] % 1 != 0).any()
+    own = frame
+    if library != "pandas":
+        other = pytest.importorskip(library)
+        own = other.from_pandas(frame) if library == "polars" else other.Table.from_pandas(frame)
+    found = lb.impute(model, own, samples=SAMPLES, point="mean").table["visits"]
+    np.testing.assert_allclose(np.array(found.to_numpy(), dtype=float), means)
+    usual = lb.impute(model, own, samples=SAMPLES).table["visits"]
+    assert str(usual.type if library == "pyarrow" else usual.dtype).lower() == "int64"
+
+
+def test_means_of_counts_where_no_entry_is_known_are_not_rounded_either(counting):
+    model, frame = counting
+    empty = frame.assign(visits=pd.array([pd.NA] * len(frame), dtype="Int64"))
+    found = lb.impute(model, empty, samples=SAMPLES, point="mean").table["visits"]
+    assert (found % 1 != 0).any()
+    assert lb.impute(model, empty, samples=SAMPLES).table["visits"].dtype == "Int64"
+    of_examples = lb.impute(model, model.examples(empty), samples=SAMPLES, point="mean").table
+    pd.testing.assert_series_equal(of_examples["visits"], found)
+
+
+def test_points_that_are_not_asked_for_as_means_keep_the_type_of_integers(counting):
+    model, frame = counting
+    assert model.reconstruct(frame)["visits"].dtype == "Int64"
+    assert model.sample(3, mean=True, seed=0)["visits"].dtype == "Int64"
+    given = model.sample(3, given=frame[["length"]], mean=True, seed=0)
+    assert given["visits"].dtype == "Int64"
+
+
 def test_means_do_not_follow_draws_beyond_the_values_seen(untrained):
     model, frame = untrained
     last = model.likelihood.network.layers[-1]

@@ -9,23 +9,19 @@ import typer
 from lowerbound.cli.given import list_conditions
 from lowerbound.cli.progress_bar import show_progress
 from lowerbound.cli.remedies import write_as_options
+from lowerbound.cli.run_data import STORAGE, Split, choose_part, find_data, load_examples
 from lowerbound.cli.runs import (
     MOST_EXAMPLES_FOR_ANNEALING,
-    STORAGE,
     Anneal,
     AsJson,
     Compile,
     Data,
     ScoredPart,
     Seed,
-    Split,
     Threads,
-    choose_part,
     describe_likelihood,
     dumps,
-    find_data,
     likelihood_to_json,
-    load_examples,
     open_run,
     with_threads,
 )

@@ -6,14 +6,13 @@ from typing import Annotated, Literal
 import typer
 
 from lowerbound.cli.progress_bar import show_progress
+from lowerbound.cli.run_data import Split, load_examples
 from lowerbound.cli.runs import (
     AsJson,
     Data,
     Directory,
     Seed,
-    Split,
     dumps,
-    load_examples,
     open_run,
 )
 from lowerbound.errors import SettingsError, StorageError

@@ -8,6 +8,7 @@ import typer
 
 from lowerbound.cli.progress_bar import show_progress
 from lowerbound.cli.remedies import write_as_options
+from lowerbound.cli.run_data import choose_part, load_examples
 from lowerbound.cli.runs import (
     MOST_EXAMPLES_FOR_ANNEALING,
     Anneal,
@@ -19,14 +20,12 @@ from lowerbound.cli.runs import (
     Seed,
     Threads,
     build_objective,
-    choose_part,
     describe_estimate,
     describe_likelihood,
     dumps,
     evaluate_elbo,
     format_mean,
     likelihood_to_json,
-    load_examples,
     mean_to_json,
     open_run,
     read_schedules,

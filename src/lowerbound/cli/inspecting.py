@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.given import GivenFields, check_given, parse_given
+from lowerbound.cli.run_data import Split, choose_part, find_data, load_examples
 from lowerbound.cli.runs import (
     Data,
     Directory,
     ScoredPart,
     Seed,
-    Split,
-    choose_part,
-    find_data,
-    load_examples,
     open_run,
 )
 from lowerbound.cli.tables import Trained, list_identifiers, load_model, write_rows

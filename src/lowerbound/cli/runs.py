@@ -1,4 +1,4 @@
-"""Functions that several commands share: they open a run and its data, and print estimates."""
+"""Functions that several commands share: they open a run, and print estimates."""
 
 import json
 import math
@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lowerbound.errors import SettingsError, StorageError
+from lowerbound.cli.run_data import Split, read_section
+from lowerbound.errors import StorageError
 
 if TYPE_CHECKING:
-    from lowerbound.data import Dataset, Examples
+    from lowerbound.data import Examples
     from lowerbound.evaluation import AnnealedEstimate, Estimate, LikelihoodEstimate
     from lowerbound.models import Model
     from lowerbound.objectives import Objective
-
-Split = Literal["train", "test", "all"]
 
 Directory = Annotated[
     Path, typer.Argument(metavar="RUN", help="The directory of a run.", show_default=False)
@@ -74,97 +73,6 @@ def with_threads(count: int | None) -> Iterator[None]:
         return
     with using_threads(count):
         yield
-
-
-def choose_part(data: str | None) -> Split:
-    """Choose the part of the data to evaluate if the user does not name one."""
-    return "test" if data is None else "all"
-
-
-def read_section(
-    config: Mapping[str, Any], name: str, file: Path | str = "the run's config.yaml"
-) -> dict[str, Any]:
-    """Copy one section of a configuration.
-
-    Raises:
-        StorageError: if the section is missing, or not a mapping.
-    """
-    entry = config.get(name)
-    if not isinstance(entry, dict):
-        found = f"has {entry!r} for the section" if name in config else "has no section"
-        raise StorageError(f"{file}: {found} {name!r}; restore the file as it was written")
-    return dict(entry)
-
-
-def load_run_data(config: dict[str, Any]) -> "Dataset":
-    """Load the data that a configuration names.
-
-    Raises:
-        SettingsError: if it does not name data.
-    """
-    from lowerbound.data import load_data
-
-    source, settings = find_data(config, None)
-    return load_data(source, **settings)
-
-
-STORAGE = ("keep_in", "cache")
-"""Settings of data that say where values are stored, and do not change them."""
-
-
-def load_examples(
-    config: dict[str, Any], source: str | None, split: Split, model: "Model | None" = None
-) -> "Examples":
-    """Load one part of a run's data, or all of it in the order of its source.
-
-    If another ``source`` is given, its data are loaded and prepared in the same way. The ``model``
-    stores how; if it does not, the configuration says so.
-    """
-    from lowerbound.data import load_data
-    from lowerbound.data.raw import make_load_settings, read_raw
-    from lowerbound.data.reading import read_all
-
-    named, settings = find_data(config, source)
-    if source is not None and model is not None and model.preprocessing is not None:
-        if split == "all":
-            asked = (*model.needs, *model.accepts)
-            files = {name: settings[name] for name in STORAGE}
-            return read_raw(source, model.preprocessing, fields=asked, **files)
-        settings |= make_load_settings(model.preprocessing, source)
-    if split == "all":
-        return read_all(named, **settings)
-    examples: Examples = getattr(load_data(named, **settings), split)
-    return examples
-
-
-def find_data(config: dict[str, Any], source: str | None) -> tuple[str, dict[str, Any]]:
-    """Find the source of a run's data and the settings that prepare it.
-
-    A given ``source`` replaces that of the run.
-
-    Raises:
-        SettingsError: if the run does not name its data and ``source`` is not given.
-    """
-    from lowerbound.data import load_data
-    from lowerbound.settings import check_arguments
-
-    data: dict[str, Any] = {"pixels": _find_pixels(config)}
-    if config.get("data"):
-        data = read_section(config, "data")
-    named = data.pop("source", None)
-    if source is None and named is None:
-        raise SettingsError(
-            "the run was made in Python and does not name its data; name it: --data NAME|PATH"
-        )
-    return source or named, check_arguments(load_data, data, name="data")
-
-
-def _find_pixels(config: dict[str, Any]) -> str:
-    """Find how a run that was made in Python treated pixels."""
-    try:
-        return str(config["examples"]["train"]["pixels"])
-    except (KeyError, TypeError):
-        return "as-is"
 
 
 def open_run(directory: Path) -> tuple[Any, dict[str, Any]]:

@@ -16,11 +16,10 @@ from lowerbound.cli.describing import describe_examples
 from lowerbound.cli.flags import make_flag, make_flags, set_flags
 from lowerbound.cli.given import suggest_given
 from lowerbound.cli.remedies import write_as_options
+from lowerbound.cli.run_data import load_run_data, read_section
 from lowerbound.cli.runs import (
     describe_estimate,
     evaluate_elbo,
-    load_run_data,
-    read_section,
 )
 from lowerbound.data.catalogue import CATALOGUE
 from lowerbound.data.formats import PATHS

@@ -18,6 +18,10 @@ from lowerbound.data.dictionaries import (
 from lowerbound.data.frames import open_table
 from lowerbound.data.restoring import list_labels
 
+# Times of day with seconds, and seconds that are 0 at the end of a time, before its zone.
+_SECONDS = r":\d{2}:\d{2}"
+_NO_SECONDS = r":00(?:\.0+)?(Z?)$"
+
 
 def widen_columns(table: Any, schema: Schema) -> Any:
     """The columns with missing entries in types that hold any value which may fill them.
@@ -150,6 +154,9 @@ def _imitate(new: Any, cells: Any, missing: Any, kind: Any) -> Any:
         if example.isupper():
             return compute.utf8_upper(new)
         return compute.utf8_capitalize(new) if example.istitle() else new
-    if pyarrow.types.is_timestamp(kind) and "T" in example:
-        return compute.replace_substring(new, " ", "T")
+    if pyarrow.types.is_timestamp(kind):
+        if "T" in example:
+            new = compute.replace_substring(new, " ", "T")
+        if not compute.any(compute.match_substring_regex(seen, _SECONDS)).as_py():
+            new = compute.replace_substring_regex(new, _NO_SECONDS, r"\1")
     return new

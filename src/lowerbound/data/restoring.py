@@ -60,8 +60,8 @@ def restore_type(raw: Floats, column: Column) -> NDArray[Any] | list[Any]:
 
     Returns:
         A list of categories, with ``None`` where they are missing; an array of times, in UTC if
-        they have a zone; or an array of numbers, of whole ones if the table had these,
-        unless fractions are given for a column that may have them.
+        they have a zone; or an array of numbers, of whole ones if the table had these and no
+        fractions are given.
     """
     missing = np.isnan(raw)
     if column.type in CODED:
@@ -73,7 +73,7 @@ def restore_type(raw: Floats, column: Column) -> NDArray[Any] | list[Any]:
     if column.type == "time":
         return _restore_times(raw, column)
     is_whole = column.dtype.startswith(("Int", "UInt"))
-    if is_whole and not missing.any() and (column.type == "count" or (raw == raw.round()).all()):
+    if is_whole and not missing.any() and (raw == raw.round()).all():
         return _round_to_range(raw, column.dtype)
     if column.dtype == "Float32":
         return raw.astype(np.float32)
@@ -247,9 +247,9 @@ def fill_series(
 ) -> nw.Series[Any]:
     """Replace the missing entries of a series, in a type that holds the new values and the old.
 
-    - Whole numbers remain such, and become of a wider type if they must. Only positive numbers
-      and proportions that are not whole numbers make them float64: rounded, they could be 0 or 1.
-      Decimal numbers become float64 if their type cannot hold the new values.
+    - Whole numbers remain such, and become of a wider type if they must. Fractions make them
+      float64, unless the column has real numbers, which are rounded. Decimal numbers become float64
+      if their type cannot hold the new values.
     - Categories are added to those that the series declares.
     - A series without any entry of its own gets the type of the column.
 
@@ -317,8 +317,7 @@ def _widen(
     """A type of numbers that holds a series and further values, and these values in it."""
     dtype = series.dtype
     is_whole = bool((values == np.round(values)).all())
-    keeps_integers = is_whole or column.type not in ("positive", "proportion")
-    if dtype.is_integer() and keeps_integers:
+    if dtype.is_integer() and (is_whole or column.type == "real"):
         values = np.round(values)
         largest, smallest = values.max(initial=0), values.min(initial=0)
         for candidate in (dtype, nw.Int64()):

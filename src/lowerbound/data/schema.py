@@ -128,6 +128,8 @@ def decode_columns(
 ) -> dict[str, Floats]:
     """The values of each modelled column, ``[N]``, for the numbers of some rows; codes as codes.
 
+    Counts are rounded if the table has them as integers: the numbers may be means.
+
     Args:
         values: the numbers, ``[N, D]``.
         schema: the columns.
@@ -136,13 +138,13 @@ def decode_columns(
     """
     numbers: Floats = values.detach().cpu().double().numpy()
     mask = None if observed is None else observed.detach().cpu().bool().numpy()
-    return {
-        column.name: column.decode(
-            numbers[:, schema.places[column.name]],
-            None if mask is None else mask[:, schema.places[column.name]],
-        )
-        for column in schema.modelled
-    }
+    found = {}
+    for column in schema.modelled:
+        place = schema.places[column.name]
+        raw = column.decode(numbers[:, place], None if mask is None else mask[:, place])
+        is_whole = column.type == "count" and column.dtype.startswith(("Int", "UInt"))
+        found[column.name] = np.asarray(np.round(raw), dtype=float) if is_whole else raw
+    return found
 
 
 def encode_columns(columns: Mapping[str, Floats], schema: Schema) -> tuple[Tensor, Tensor]:
