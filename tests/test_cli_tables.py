@@ -626,7 +626,7 @@ def test_a_run_does_not_take_changed_data_for_its_own(folder, tmp_path, capsys):
         path.write_text("".join(changed))
         for command in (["evaluate"], ["evaluate", "--split", "train"]):
             code, _, err = run(capsys, command[0], out, *command[1:])
-            assert code == 1
+            assert code == 2
             assert f"{path}: the data have changed since the run was trained" in err
             assert f"--data {path}" in err
         code, printed, err = run(capsys, "encode", out, "--out", tmp_path / "z.csv")
@@ -637,5 +637,5 @@ def test_a_run_does_not_take_changed_data_for_its_own(folder, tmp_path, capsys):
     config = out / "config.yaml"
     config.write_text(config.read_text().replace("examples:", "other:"))
     code, _, err = run(capsys, "evaluate", out)
-    assert code == 1
+    assert code == 2
     assert "does not say on which examples the run was trained" in err

@@ -156,6 +156,19 @@ def test_values_of_several_types_are_refused_with_their_row():
         infer(frame)
 
 
+@pytest.mark.parametrize("values", [[2.5, 1, "?"], ["?", 2.5, 1]])
+def test_the_marker_among_numbers_is_named(values):
+    """Columns of spreadsheets have both."""
+    frame = pd.DataFrame({"a": pd.Series([None, *values] * 9, dtype=object)})
+    with pytest.raises(DataError, match=r"missing_values=\['\?'\]. Otherwise give a column"):
+        infer(frame)
+    schema = infer_schema(open_table(frame), placeholders=["?"])
+    assert schema.find("a").type == "real"
+    mixed = pd.DataFrame({"a": pd.Series([1, True], dtype=object)})
+    with pytest.raises(DataError, match="have numbers; give a column values of one type"):
+        infer(mixed)
+
+
 @pytest.mark.parametrize("value", [pd.Period("2020", "Y"), 1j, datetime.time(1), [1], ("a",)])
 def test_values_that_cannot_be_modelled_are_named(value):
     frame = pd.DataFrame({"a": pd.Series([None, value, value], dtype=object), "b": [0.5, 2, -1]})

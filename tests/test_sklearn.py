@@ -422,6 +422,26 @@ def test_imputed_frames_go_through_a_pipeline_and_a_search():
     assert filled.null_count().sum_horizontal()[0] == 0
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_ordered_categories_keep_their_order_in_polars(library):
+    pl = pytest.importorskip("polars")
+    labels = ["low", "mid", "high"]
+    random = np.random.default_rng(0)
+    codes = np.where(random.random(60) < 0.2, -1, random.integers(0, 3, 60))
+    rating = pd.Categorical.from_codes(codes, labels, ordered=True)
+    frame = pd.DataFrame({"x": random.normal(size=60), "rating": rating})
+    if library != "pandas":
+        pyarrow = pytest.importorskip("pyarrow")
+        frame = pyarrow.Table.from_pandas(frame)
+    if library == "polars":
+        frame = pl.from_arrow(frame).with_columns(pl.col("rating").cast(pl.Enum(labels)))
+    imputer = VAEImputer(**QUICK, random_state=0).set_output(transform="polars")
+    filled = imputer.fit_transform(frame)
+    assert filled["rating"].dtype == pl.Enum(labels)
+    assert filled["rating"].null_count() == 0
+    assert filled["rating"].sort()[0] == "low"
+
+
 def test_weights_are_routed_in_a_search():
     frame = make_frame(60)[["height", "job"]]
     with config_context(enable_metadata_routing=True):

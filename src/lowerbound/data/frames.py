@@ -13,9 +13,9 @@ import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
-from lowerbound.data.columns import Label
+from lowerbound.data.columns import Label, Schema
 from lowerbound.data.raw_columns import ArrayColumn, FrameColumn, RawColumn
-from lowerbound.data.restoring import LIBRARIES, import_library
+from lowerbound.data.restoring import LIBRARIES, import_library, list_labels
 from lowerbound.data.tables import refuse_lazy
 from lowerbound.errors import DataError
 
@@ -95,18 +95,16 @@ def open_table(data: Any, name: str = "data", first_row: int = 0) -> RawTable:
 
 def _refuse_other_objects(data: Any, name: str) -> None:
     """Refuse paths, dictionaries and single columns, which are not tables, with the remedy."""
+    to_frame = "make a frame of it, for example by pandas.DataFrame(data)"
     remedies: dict[str, tuple[bool, str]] = {
         "a path": (
             isinstance(data, str | os.PathLike),
             "read the file, for example by pandas.read_csv(path)",
         ),
-        "a dictionary": (
-            isinstance(data, Mapping),
-            "make a frame of it, for example by pandas.DataFrame(data)",
-        ),
+        "a dictionary": (isinstance(data, Mapping), to_frame),
         "a list of dictionaries": (
             isinstance(data, list) and any(isinstance(each, Mapping) for each in data),
-            "make a frame of it, for example by pandas.DataFrame(data)",
+            to_frame,
         ),
         "a single column": (
             isinstance(data, nw.Series) or bool(nw.dependencies.is_into_series(data)),
@@ -193,3 +191,23 @@ def make_frame(
     if index is not None and library == "pandas":
         native.index = index
     return native
+
+
+def convert_to_polars(data: Any, schema: Schema) -> Any:
+    """Convert a frame to one of polars whose ordered categories keep their order.
+
+    polars itself makes categories without an order of those of pandas and pyarrow.
+    """
+    made = nw.from_native(data, eager_only=True).to_polars()
+    polars = import_library("polars")
+    orders = {
+        column.name: polars.Enum(list_labels(column))
+        for column in schema.columns
+        if column.dtype == "Enum" and made.schema.get(column.name) == polars.Categorical
+    }
+    # A category that is not one of the model's has no place in their order.
+    return made.with_columns(
+        made[name].cast(polars.String).cast(order)
+        for name, order in orders.items()
+        if made[name].drop_nulls().cast(polars.String).is_in(order.categories).all()
+    )

@@ -25,6 +25,7 @@ from lowerbound.data.raw_values import (
     list_times,
     name_category,
     name_zone,
+    suggest_mark,
 )
 from lowerbound.errors import DataError
 
@@ -114,6 +115,7 @@ class RawColumn(ABC):
 
     def _find_content_of_values(self, missing: Mask | None) -> Content:
         found: Content | None = None
+        first: Any = None
         for row, value in enumerate(self.list_values()):
             if is_missing(value) or (missing is not None and missing[row]):
                 continue
@@ -126,10 +128,12 @@ class RawColumn(ABC):
                 )
             if found not in (None, content):
                 raise DataError(
-                    f"{place}, and the rows before have {found}; give a column values of one type: "
-                    f"numbers, text, truth values or times, or {self._leave_out()}"
+                    f"{place}, and the rows before have {found}; {suggest_mark(first, value)}give "
+                    "a column values of one type: numbers, text, truth values or times, or "
+                    f"{self._leave_out()}"
                 )
-            found = content
+            if found is None:
+                found, first = content, value
         return found or "text"
 
     def _leave_out(self) -> str:

@@ -179,3 +179,17 @@ def simplify(value: Any) -> Any:
     if math.isfinite(number) and number == round(number):
         return int(number)
     return number
+
+
+def suggest_mark(one: Any, other: Any) -> str:
+    """How to say that text among values of another type stands for missing ones; else empty.
+
+    Example:
+        >>> suggest_mark(2.5, "?")
+        "if '?' stands for missing values, name it: missing_values=['?']. Otherwise "
+    """
+    texts = [each for each in (one, other) if isinstance(each, str)]
+    if len(texts) != 1:
+        return ""
+    named = f"missing_values={texts}"
+    return f"if {texts[0]!r} stands for missing values, name it: {named}. Otherwise "

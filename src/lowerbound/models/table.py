@@ -280,7 +280,7 @@ class TableModel(LatentModel):
     def encode(self, data: Any) -> Any:
         """The natural point of q(z|x), see :meth:`LatentModel.encode`.
 
-        For a frame the answer is a frame with the columns ``z1``, ``z2`` and so on and the same
+        For a frame the answer is a frame with the columns ``z0``, ``z1`` and so on and the same
         index, and for examples a tensor.
         """
         points = super().encode(data)
@@ -288,7 +288,7 @@ class TableModel(LatentModel):
             return points
         columns: dict[str, Floats] = {
             f"z{number}": values.numpy()
-            for number, values in enumerate(points.cpu().flatten(1).unbind(1), 1)
+            for number, values in enumerate(points.cpu().flatten(1).unbind(1))
         }
         opened = open_table(data)
         return make_frame(columns, opened.library or "pandas", opened.index)

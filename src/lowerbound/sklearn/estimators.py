@@ -20,7 +20,7 @@ from sklearn.utils._set_output import _get_output_config
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from lowerbound.data.columns import Floats
-from lowerbound.data.frames import is_frame
+from lowerbound.data.frames import convert_to_polars, is_frame
 from lowerbound.data.schema import decode_columns, make_table
 from lowerbound.errors import DoubtfulEstimateWarning
 from lowerbound.evaluation.imputing import describe_unfilled, find_unfilled, impute_examples
@@ -283,6 +283,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, TableEstimator):  # typ
             found = impute_examples(
                 self.model_, checked, examples, samples=self.draws, point=self.point
             )
-        if is_frame(found.table) and _get_output_config("transform", self)["dense"] == "pandas":
+        wanted = _get_output_config("transform", self)["dense"]
+        if is_frame(found.table) and wanted == "pandas":
             return nw.from_native(found.table, eager_only=True).to_pandas()
+        if is_frame(found.table) and wanted == "polars":
+            return convert_to_polars(found.table, self.schema_)
         return found.table
