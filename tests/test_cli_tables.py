@@ -639,3 +639,41 @@ def test_a_run_does_not_take_changed_data_for_its_own(folder, tmp_path, capsys):
     code, _, err = run(capsys, "evaluate", out)
     assert code == 2
     assert "does not say on which examples the run was trained" in err
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+def test_a_completed_file_has_the_delimiter_of_the_table(folder, tmp_path, capsys, delimiter):
+    table, out = tmp_path / "table.csv", tmp_path / "out.csv"
+    frame = pd.read_csv(folder / "people.csv", dtype=str, keep_default_na=False).head(20)
+    frame.to_csv(table, sep=delimiter, index=False)
+    code, _, err = run(capsys, "impute", folder / "run", "--data", table, "--out", out)
+    assert (code, err) == (0, "")
+    found = pd.read_csv(out, sep=delimiter, dtype=str, keep_default_na=False)
+    assert list(found) == list(frame)
+    known = frame["height"] != ""
+    assert found["height"][known].equals(frame["height"][known])
+    code, _, _ = run(capsys, "impute", folder / "run", "--data", table, "--out", tmp_path / "o.tsv")
+    assert code == 0
+    assert (tmp_path / "o.tsv").read_text().splitlines()[0].split("\t") == list(frame)
+
+
+@pytest.mark.parametrize("command", ["impute", "score", "sample", "sensitivity", "encode"])
+def test_no_command_writes_over_the_table_that_it_reads(folder, tmp_path, capsys, command):
+    table = tmp_path / "table.csv"
+    table.write_bytes((folder / "people.csv").read_bytes())
+    link = tmp_path / "link.csv"
+    link.symlink_to(table)
+    option = "--given" if command == "sample" else "--data"
+    code, _, err = run(capsys, command, folder / "run", option, table, "--out", link)
+    assert code == 2
+    assert f"{link}: this is the table that is read, and it would be lost" in err
+    assert table.read_bytes() == (folder / "people.csv").read_bytes()
+
+
+def test_the_answers_for_a_path_are_frames(folder):
+    model, path = lb.load(folder / "run"), folder / "people.csv"
+    table = load_table(path, model.schema)
+    assert model.reconstruct(path).equals(model.reconstruct(table))
+    assert model.encode(str(path)).equals(model.encode(table))
+    drawn = model.sample(2, given=path, seed=0)
+    assert drawn.num_rows == 2 * table.num_rows

@@ -143,12 +143,13 @@ def encode(
     If the model has several groups of latents, their embeddings are concatenated. A table begins
     with the number of the row in the data, counted from 0.
     """
-    from lowerbound.data.table_writing import check_target
+    from lowerbound.data.table_writing import check_target, refuse_source
 
     _check_suffix(out, (".npy", ".csv", *_WRITTEN_BY_PYARROW))
     if out.suffix in _WRITTEN_BY_PYARROW:
         check_target(out)
     model, config = open_run(directory)
+    refuse_source(out, Path(find_data(config, data)[0]).expanduser())
     examples = load_examples(config, data, split, model)
     model.check_data(examples)
     embeddings = model.encode(examples)

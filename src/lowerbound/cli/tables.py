@@ -68,14 +68,15 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
 ) -> None:
     """Fill in the missing entries of a table.
 
-    Observed entries do not change: a .csv or .tsv file keeps the text of its cells, and other files
-    the types of their columns. A single table gets point estimates: means of numbers, medians of
-    counts and ordered categories, and the most probable category. For intervals and tests, write
-    several tables with random draws, and combine the estimates from them by lb.pool.
+    Observed entries do not change: a .csv or .tsv file keeps the text of its cells and what
+    separates them, and other files the types of their columns. A single table gets point estimates:
+    means of numbers, medians of counts and ordered categories, and the most probable category. For
+    intervals and tests, write several tables with random draws, and combine the estimates from them
+    by lb.pool.
     """
     from lowerbound.data.completing import complete_text, keep_types, widen_columns
     from lowerbound.data.schema import make_table_examples
-    from lowerbound.data.table_files import iterate_parts
+    from lowerbound.data.table_files import find_delimiter_of, iterate_parts
     from lowerbound.data.table_writing import TableWriter, check_target
     from lowerbound.evaluation.imputing import find_unfilled, impute_examples
 
@@ -85,13 +86,14 @@ def impute(  # noqa: PLR0917 (typer calls it by name)
         numbers = [f"{number:0{digits}}" for number in range(1, draws + 1)]
         targets = [out.with_name(f"{out.stem}-{number}{out.suffix}") for number in numbers]
     for target in targets:
-        check_target(target)
+        check_target(target, data)
     model = open_table_model(run)
     schema, is_text = model.schema, out.suffix.lower() in (".csv", ".tsv")
     rows, incomplete, doubtful, unfilled = 0, 0, list[int](), dict[str, None]()
     names = set[str]()
     with ExitStack() as files:
-        writers = [files.enter_context(TableWriter(path)) for path in targets]
+        delimiter = find_delimiter_of(data, out)
+        writers = [files.enter_context(TableWriter(path, delimiter)) for path in targets]
         for part, text in iterate_parts(data, _ROWS, schema):
             examples = make_table_examples(part, schema, name=str(data), first_row=rows)
             wide = widen_columns(part, schema)
@@ -147,7 +149,7 @@ def score(
     from lowerbound.data.table_writing import TableWriter, check_target
     from lowerbound.evaluation import score as score_table
 
-    check_target(out)
+    check_target(out, data)
     model = open_table_model(run)
     rows, total, doubtful = 0, 0.0, list[int]()
     with TableWriter(out) as writer:
@@ -236,7 +238,7 @@ def sensitivity(  # noqa: PLR0917 (typer calls it by name)
 
     assumed = _parse_slopes(slopes)
     if out is not None:
-        check_target(out)
+        check_target(out, data)
     model = open_table_model(run)
     found = compute_sensitivity(model, data, assumed, draws=draws, samples=samples, seed=seed)
     if not found:
@@ -327,7 +329,7 @@ def write_rows(
     from lowerbound.data.table_files import load_table
     from lowerbound.data.table_writing import TableWriter, check_target
 
-    check_target(out)
+    check_target(out, Path(given[0]) if given else None)
     known = None
     if given:
         path = Path(given[0])

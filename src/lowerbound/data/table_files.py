@@ -103,7 +103,8 @@ def read_rows(data: Any, schema: Schema, *, name: str = "data") -> Examples:
             examples of other columns.
     """
     if isinstance(data, str | os.PathLike):
-        data, name = load_table(Path(data).expanduser(), schema), os.fspath(data)
+        name = os.fspath(data)
+    data = load_if_path(data, schema)
     if not isinstance(data, Examples):
         return make_table_examples(data, schema, name=name)
     own = getattr(data.preprocessing, "schema", None)
@@ -167,6 +168,25 @@ def iterate_tables(path: Path, rows: int, schema: Schema | None = None) -> Itera
     """Read a table in parts of ``rows`` rows, as tables of pyarrow; see :func:`iterate_parts`."""
     for table, _ in iterate_parts(path, rows, schema):
         yield table
+
+
+def load_if_path(data: Any, schema: Schema) -> Any:
+    """Load the table of a file, see :func:`load_table`; other data stay as they are."""
+    if isinstance(data, str | os.PathLike):
+        return load_table(Path(data).expanduser(), schema)
+    return data
+
+
+def find_delimiter_of(source: Path, target: Path) -> str | None:
+    """What separates the cells of a text file, if another of the same format is to have it, too.
+
+    Returns:
+        ``None`` for files of different formats, or without delimiters.
+    """
+    suffix = _find_suffix(source)
+    if suffix not in TEXT or suffix != target.suffix.lower() or not source.is_file():
+        return None
+    return detect_delimiter(source, suffix)
 
 
 def iterate_parts(

@@ -13,12 +13,16 @@ from lowerbound.errors import DataError, SettingsError, StorageError
 from lowerbound.runtime.outputs import explain_write_errors
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, source: Path | None = None) -> None:
     """Check that a table can be written to a file, before the work whose result it will be.
+
+    Args:
+        path: the file.
+        source: the file that the result comes from, which must not be lost.
 
     Raises:
         SettingsError: for a file of another format.
-        StorageError: if its folder does not exist or cannot be written.
+        StorageError: if its folder does not exist or cannot be written, or it is the source.
     """
     if path.suffix.lower() not in (*TEXT, *BINARY):
         raise SettingsError(
@@ -34,10 +38,20 @@ def check_target(path: Path) -> None:
         raise StorageError(f"{path}: {folder} is a file and not a folder; give another place")
     if path.is_dir():
         raise StorageError(f"{path}: a folder has this name; give another name")
+    if source is not None:
+        refuse_source(path, source)
     if not os.access(folder, os.W_OK):
         raise StorageError(
             f"{path}: the folder {folder} cannot be written (permission denied); get permission "
             "to write there (chmod, chown) or give another place"
+        )
+
+
+def refuse_source(path: Path, source: Path) -> None:
+    """Raise ``StorageError`` if a result would be written over the file that it comes from."""
+    if path.is_file() and source.exists() and path.samefile(source):
+        raise StorageError(
+            f"{path}: this is the table that is read, and it would be lost; give another name"
         )
 
 
@@ -46,15 +60,18 @@ class TableWriter:
 
     Args:
         path: the file: ``.csv``, ``.tsv``, ``.parquet``, ``.feather`` or ``.arrow``.
+        delimiter: what separates the cells of a text file; by default a comma, and a tab in a
+            ``.tsv`` file.
 
     Raises:
         SettingsError: for a file of another format.
         StorageError: if the file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, delimiter: str | None = None) -> None:
         check_target(path)
         self.path = path
+        self._delimiter = delimiter or find_delimiter(path.suffix.lower())
         self._pyarrow = import_pyarrow(path)
         self._target = path.resolve()  # of a link, the file that it names
         self._partial = self._target.with_name(f".{self._target.name}.part")
@@ -75,14 +92,14 @@ class TableWriter:
                 self._file = self._partial.open("wb")
                 self._schema = table.schema
                 if suffix in TEXT:
-                    delimiter = find_delimiter(suffix)
-                    self._file.write(format_names(self._pyarrow, table.column_names, delimiter))
+                    names = table.column_names
+                    self._file.write(format_names(self._pyarrow, names, self._delimiter))
                 elif suffix == ".parquet":
                     self._writer = self._pyarrow.parquet.ParquetWriter(self._file, self._schema)
                 else:
                     self._writer = self._pyarrow.ipc.new_file(self._file, self._schema)
             if suffix in TEXT:
-                self._file.write(format_rows(self._pyarrow, table, find_delimiter(suffix)))
+                self._file.write(format_rows(self._pyarrow, table, self._delimiter))
             else:
                 self._writer.write_table(self._adapt(table))
 

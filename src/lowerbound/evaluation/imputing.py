@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,7 +21,7 @@ from lowerbound.data.joined_names import join_names
 from lowerbound.data.raw_columns import RawColumn
 from lowerbound.data.raw_values import is_missing
 from lowerbound.data.schema import decode_columns, fill_table, make_table
-from lowerbound.data.table_files import load_table
+from lowerbound.data.table_files import load_if_path
 from lowerbound.errors import DataError, DoubtfulEstimateWarning, SettingsError
 from lowerbound.evaluation.checks import check_model, check_normalized
 from lowerbound.evaluation.pareto import pareto_shape, reliable_shape, tail_length
@@ -373,9 +371,7 @@ def _keep_observed(columns: dict[str, Floats], data: Any, schema: Schema) -> dic
 
 def open_data(data: Any, schema: Schema) -> Any:
     """Read a file as a frame, and take all examples of a data set; other data stay as they are."""
-    if isinstance(data, str | os.PathLike):
-        return load_table(Path(data).expanduser(), schema)
-    return data.all() if isinstance(data, Dataset) else data
+    return data.all() if isinstance(data, Dataset) else load_if_path(data, schema)
 
 
 def complete_table(data: Any, columns: dict[str, Floats], schema: Schema) -> Any:

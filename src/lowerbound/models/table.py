@@ -25,7 +25,7 @@ from lowerbound.data.schema import (
     make_table_examples,
     make_table_like,
 )
-from lowerbound.data.table_files import read_rows
+from lowerbound.data.table_files import load_if_path, read_rows
 from lowerbound.describe import describable
 from lowerbound.distributions import choose_distributions, choose_point
 from lowerbound.errors import DoubtfulEstimateWarning, SettingsError, UnsupportedError
@@ -194,12 +194,12 @@ class TableModel(LatentModel):
 
         Args:
             count: the number of rows; with ``given``, that for each of its rows.
-            given: a frame with some of the columns, which may have missing entries. Those that are
-                there are kept, and the others are drawn from their distribution given these, by
-                importance resampling: z from q(z given the known entries), chosen in proportion to
-                its weights, and then the columns from p(x|z). The cost does not depend on how
-                rare the known entries are. Identifiers, constant columns and unknown categories
-                are kept, too.
+            given: a frame, or the path of a file, with some of the columns, which may have missing
+                entries. Those that are there are kept, and the others are drawn from their
+                distribution given these, by importance resampling: z from q(z given the known
+                entries), chosen in proportion to its weights, and then the columns from p(x|z). The
+                cost does not depend on how rare the known entries are. Identifiers, constant
+                columns and unknown categories are kept, too.
             mean: give the natural point of p(x|z) instead of a draw from it: the most
                 probable category, and the median of positive numbers and proportions.
             seed: makes the draws reproducible, and leaves torch's own generator as it was.
@@ -248,6 +248,7 @@ class TableModel(LatentModel):
             A frame with ``count`` rows for each row of ``given``, and the effective sample size of
             each row of ``given``, ``[N]``, of the ``samples`` draws of z.
         """
+        given = load_if_path(given, self.schema)
         count = check_whole_number("sample: count", count)
         samples = check_whole_number("sample: samples", samples)
         examples = make_table_examples(given, self.schema, name="given", partial=True)
@@ -268,9 +269,10 @@ class TableModel(LatentModel):
     def reconstruct(self, data: Any, **given: Any) -> Any:
         """The natural points of p(x|z), see :meth:`~lowerbound.models.GenerativeModel.reconstruct`.
 
-        For a frame the answer is a frame with the same index and the types of its columns, and for
-        examples a tensor.
+        For a frame the answer is a frame with the same index and the types of its columns, for the
+        path of a file one of pyarrow, and for examples a tensor.
         """
+        data = load_if_path(data, self.schema)
         values = super().reconstruct(data, **given)
         if not is_frame(data):
             return values
@@ -281,8 +283,9 @@ class TableModel(LatentModel):
         """The natural point of q(z|x), see :meth:`LatentModel.encode`.
 
         For a frame the answer is a frame with the columns ``z0``, ``z1`` and so on and the same
-        index, and for examples a tensor.
+        index, for the path of a file one of pyarrow, and for examples a tensor.
         """
+        data = load_if_path(data, self.schema)
         points = super().encode(data)
         if not is_frame(data):
             return points
