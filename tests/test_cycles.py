@@ -279,7 +279,7 @@ def test_draws_of_seasons_have_the_density_times_the_probability(log_scale):
     def log_probability(value):
         return torch.nn.functional.logsigmoid(a + b * value)
 
-    cells = p.expand((count,)).cells()
+    cells = p.expand((1,)).cells()
     drawn = cells.draw(log_probability, lambda: torch.rand(count, 5, dtype=DOUBLE))
     grid = p.loc + math.exp(log_scale) * torch.linspace(-40, 40, 200_001, dtype=DOUBLE)[:, None]
     cumulative = (p.entrywise_log_prob(grid) + log_probability(grid)).exp().cumsum(0)

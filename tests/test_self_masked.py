@@ -78,7 +78,7 @@ def test_draws_of_numbers_have_the_density_times_the_probability():
     p = FactorialStudentT(*torch.tensor([[0.2], [-0.3], [4.0]]).double())
     torch.manual_seed(0)
     drawn = (
-        p.expand((count,))
+        p.expand((1,))
         .cells()
         .draw(
             lambda value: nn.functional.logsigmoid(a + b * value),
@@ -98,7 +98,7 @@ def test_draws_of_counts_have_the_mass_times_the_probability(mean):
     p = FactorialNegativeBinomial(*torch.tensor([[mean], [3.0]]).double().log())
     torch.manual_seed(0)
     drawn = (
-        p.expand((count,))
+        p.expand((1,))
         .cells()
         .draw(
             lambda value: nn.functional.logsigmoid(a + b * (value.log1p() - math.log1p(mean))),

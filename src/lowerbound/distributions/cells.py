@@ -81,7 +81,8 @@ class Cells:
 
         Args:
             log_function: computes the logarithm of the function from values.
-            draw_uniform: draws from the uniform distribution on [0, 1), ``[*batch, E]``.
+            draw_uniform: draws from the uniform distribution on [0, 1), ``[*batch, E]``. Where the
+                density has a batch of 1, it may have more, for as many draws from that density.
 
         Source: Tierney 1994, "Markov chains for exploring posterior distributions", section 2.3.3.
         """
@@ -94,7 +95,7 @@ class Cells:
                 (cumulative <= draw_uniform()).sum(0, keepdim=True).clamp(max=len(cumulative) - 1)
             )
             left, width, log_mass = (
-                each.expand_as(log_masses).gather(0, cell).squeeze(0)
+                each.expand(-1, *cell.shape[1:]).gather(0, cell).squeeze(0)
                 for each in (self.left, self.width, log_masses)
             )
             place = left + width * draw_uniform()
