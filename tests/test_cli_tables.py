@@ -666,7 +666,7 @@ def test_no_command_writes_over_the_table_that_it_reads(folder, tmp_path, capsys
     option = "--given" if command == "sample" else "--data"
     code, _, err = run(capsys, command, folder / "run", option, table, "--out", link)
     assert code == 2
-    assert f"{link}: this is the table that is read, and it would be lost" in err
+    assert f"{link}: this is the file that is read, and it would be lost" in err
     assert table.read_bytes() == (folder / "people.csv").read_bytes()
 
 
@@ -677,3 +677,53 @@ def test_the_answers_for_a_path_are_frames(folder):
     assert model.encode(str(path)).equals(model.encode(table))
     drawn = model.sample(2, given=path, seed=0)
     assert drawn.num_rows == 2 * table.num_rows
+
+
+def test_a_file_that_is_not_compressed_is_named(folder, tmp_path, capsys):
+    table = tmp_path / "table.csv.gz"
+    table.write_text("a,b\n1,2\n")
+    words = ["impute", folder / "run", "--data", table, "--out", tmp_path / "out.csv"]
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert f"{table}: cannot be read as a table" in err
+
+
+def test_runs_are_not_compared_on_data_of_which_one_was_trained_before_a_change(tmp_path, capsys):
+    table, before, after = (tmp_path / name for name in ("table.csv", "before", "after"))
+    random = np.random.default_rng(0)
+    for out, rows in ((before, 40), (after, 50)):
+        pd.DataFrame(random.normal(size=(rows, 2)), columns=["a", "b"]).to_csv(table, index=False)
+        assert run(capsys, "train", "table", "--data", table, "--out", out, *QUICK)[0] == 0
+    for pair in ((before, after), (after, before)):
+        code, _, err = run(capsys, "compare", *pair, "--samples", "5")
+        assert code == 2
+        assert f"{table}: the data have changed since the run was trained" in err
+
+
+@pytest.mark.parametrize("validation", [None, 0.2, "array"])
+def test_a_run_of_python_that_names_its_data_is_evaluated_on_them(tmp_path, capsys, validation):
+    array = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", array)
+    data = lb.load_data(str(tmp_path / "x.npy"))
+    posterior, likelihood = lb.Gaussian(lb.mlp(3, 4)), lb.Gaussian(lb.mlp(2, 6))
+    lb.fit(
+        lb.LatentModel(lb.StandardNormal(2), posterior, likelihood),
+        lb.ELBO(),
+        data.train,
+        steps=2,
+        validation=array[:10] if validation == "array" else validation,
+        directory=tmp_path / "run",
+        config={"data": {"source": str(tmp_path / "x.npy")}},
+        progress=False,
+    )
+    for part in ("test", "train"):
+        assert run(capsys, "evaluate", tmp_path / "run", "--split", part)[0] == 0
+    own = tmp_path / "x.npy"
+    for command in ("reconstruct", "encode", "compress"):
+        code, _, err = run(capsys, command, tmp_path / "run", "--out", own)
+        assert code == 2
+        assert f"{own}: this is the file that is read" in err
+    np.save(own, array[::-1])
+    code, _, err = run(capsys, "evaluate", tmp_path / "run")
+    assert code == 2
+    assert f"{own}: the data have changed" in err

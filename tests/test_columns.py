@@ -156,14 +156,27 @@ def test_values_of_several_types_are_refused_with_their_row():
         infer(frame)
 
 
-@pytest.mark.parametrize("values", [[2.5, 1, "?"], ["?", 2.5, 1]])
-def test_the_marker_among_numbers_is_named(values):
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ([2.5, 1, "?"], r"if '\?' stands for missing values, name it: missing_values=\['\?'\]"),
+        (["-", 2.5, " - "], r"missing_values=\['-'\]\. Otherwise give a column values"),
+        ([2.5, "?", "n/a"], r"'\?' and 'n/a' stand for .* missing_values=\['\?', 'n/a'\]"),
+        (["red", "green", 5, "blue"], "have text; give a column values of one type"),
+        ([1.5, "2.5", 3], "have numbers; give a column values of one type"),
+        ([1.5, "2020-01-02"], "have numbers; give a column values of one type"),
+    ],
+)
+def test_the_markers_among_numbers_are_named(values, named):
     """Columns of spreadsheets have both."""
     frame = pd.DataFrame({"a": pd.Series([None, *values] * 9, dtype=object)})
-    with pytest.raises(DataError, match=r"missing_values=\['\?'\]. Otherwise give a column"):
+    with pytest.raises(DataError, match=named):
         infer(frame)
-    schema = infer_schema(open_table(frame), placeholders=["?"])
-    assert schema.find("a").type == "real"
+
+
+def test_numbers_with_a_named_marker_are_a_column_of_numbers():
+    frame = pd.DataFrame({"a": pd.Series([None, 2.5, 1, "?"] * 9, dtype=object)})
+    assert infer_schema(open_table(frame), placeholders=["?"]).find("a").type == "real"
     mixed = pd.DataFrame({"a": pd.Series([1, True], dtype=object)})
     with pytest.raises(DataError, match="have numbers; give a column values of one type"):
         infer(mixed)

@@ -132,6 +132,7 @@ def test_cells_are_converted_to_the_types_of_a_schema(column, good, kind, bad):
             Column("x", "time", "Datetime"),
             ["2001-02-03 04:05:00", "2001-02-03 04:05", "1970-01-02 00:00:00"],
         ),
+        (["", "NA"], [0, 0], Column("x", "time", "Datetime"), ["1970-01-01 00:00:00.000000"] * 2),
         (
             ["2001-02-03 04:05Z", "", ""],
             [0, 60 * 10**6, 61 * 10**6],

@@ -99,34 +99,6 @@ def test_columns_with_unsuitable_units_are_named_and_no_others(spreads, said, pr
         assert said in str(found[0].message)
 
 
-@pytest.mark.parametrize("standardize", [False, True])
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        ("abcd", "b, d have the same value in every row. "),
-        ("abc", "b has the same value in every row. "),
-        ("ac", None),
-    ],
-)
-def test_columns_with_a_density_of_only_one_value_are_named(names, said, standardize):
-    """Their density grows without limit, and nobody learns anything from it."""
-    frame = pd.DataFrame({"a": torch.randn(300), "b": 3.0, "c": torch.randn(300), "d": 0.0})
-    frame.loc[::2, ["a", "b"]] = math.nan
-    data = lb.Examples.of(frame[list(names)], missing="nan")
-    count = len(names)
-    model = lb.LatentModel(
-        lb.StandardNormal(2),
-        lb.Gaussian(lb.mlp(count, 4)),
-        lb.Masked(lb.Gaussian(lb.mlp(2, 2 * count))),
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", TrainingWarning)
-        lb.fit(model, lb.ELBO(), data, steps=1, progress=False, standardize=standardize)
-    found = [str(warning.message) for warning in caught if "same value" in str(warning.message)]
-    assert len(found) == (said is not None)
-    assert said is None or found[0].startswith(said)
-
-
 @pytest.mark.parametrize(
     "make",
     [

@@ -59,7 +59,7 @@ def compare(  # noqa: PLR0917 (typer calls it by name)
 
     runs = {directory: open_run(directory) for directory in (first, second)}
     part = split or choose_part(data)
-    examples = _load_same_examples({path: config for path, (_, config) in runs.items()}, data, part)
+    examples = _load_same_examples(runs, data, part)
     if anneal is not None:
         examples = examples.spread(MOST_EXAMPLES_FOR_ANNEALING)
     estimates: dict[Path, Any] = {}
@@ -151,18 +151,21 @@ def _estimate_log_likelihood(
 
 
 def _load_same_examples(
-    configs: Mapping[Path, dict[str, Any]], data: str | None, part: Split
+    runs: Mapping[Path, tuple[Any, dict[str, Any]]], data: str | None, part: Split
 ) -> "Examples":
     """Load the examples on which both runs are evaluated.
 
     Raises:
         SettingsError: if the data of the two runs are different.
     """
-    plans = [find_data(config, data) for config in configs.values()]
-    examples = load_examples(next(iter(configs.values())), data, part)
-    if all(plan == plans[0] for plan in plans):
+    (model, config), (other_model, other_config) = next(iter(runs.values())), [*runs.values()][-1]
+    plans = [find_data(each, data) for each in (config, other_config)]
+    examples = load_examples(config, data, part, model)
+    # Runs that name the same data may have been trained on them before and after a change.
+    is_known = data is not None or config.get("examples") == other_config.get("examples")
+    if is_known and plans[0] == plans[1]:
         return examples
-    other = load_examples(list(configs.values())[-1], data, part)
+    other = load_examples(other_config, data, part, other_model)
     if _are_same(examples, other):
         return examples
     first, second = ({"source": source, **settings} for source, settings in (plans[0], plans[-1]))
@@ -171,7 +174,7 @@ def _load_same_examples(
         for name in first
         if first[name] != second[name] and name not in STORAGE
     )
-    names = " and ".join(str(path) for path in configs)
+    names = " and ".join(str(path) for path in runs)
     alike = all(first[setting] == second[setting] for setting in ("pixels", "image_size"))
     remedy = (
         "log likelihoods of data that are prepared in different ways cannot be compared, so train "

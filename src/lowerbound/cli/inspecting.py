@@ -99,10 +99,12 @@ def reconstruct(  # noqa: PLR0917 (typer calls it by name)
     """
     import torch
 
+    from lowerbound.data.table_writing import refuse_source
     from lowerbound.report.drawing import is_signal, save_pairs
 
     _check_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
+    refuse_source(out, Path(find_data(config, data)[0]).expanduser())
     fields = parse_given(given, model)
     examples = load_examples(config, data, split or choose_part(data), model)
     model.check_data(examples)

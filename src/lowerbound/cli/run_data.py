@@ -86,17 +86,20 @@ def load_examples(
 def _refuse_changed(train: "Examples", config: Mapping[str, Any], source: str) -> None:
     """Refuse data that are not those of the run, since they are split in another way.
 
-    Values that are not in memory are recognised by their number alone.
+    Only training examples are compared, not the test part or fields. Values that are not in memory
+    are recognised by their number alone.
     """
     from torch import Tensor
 
     try:
         parts, seed = config["examples"], config["training"]["seed"]
-        is_same = sum(part["count"] for part in parts.values()) == len(train)
+        count, digest = parts["train"]["count"], parts["train"]["sha256"]
+        held_out = len(train) - count
+        if held_out and held_out == parts.get("validation", {}).get("count"):
+            train, _ = train.split(held_out / len(train), seed=seed)
+        is_same = len(train) == count
         if is_same and isinstance(train.values, Tensor):
-            if "validation" in parts:
-                train, _ = train.split(config["validation"], seed=seed)
-            is_same = train.digest() == parts["train"]["sha256"]
+            is_same = train.digest() == digest
     except (KeyError, TypeError, AttributeError):
         raise StorageError(
             "the run's config.yaml does not say on which examples the run was trained; restore the "

@@ -157,6 +157,7 @@ def _imitate(new: Any, cells: Any, missing: Any, kind: Any) -> Any:
     if pyarrow.types.is_timestamp(kind):
         if "T" in example:
             new = compute.replace_substring(new, " ", "T")
-        if not compute.any(compute.match_substring_regex(seen, _SECONDS)).as_py():
+        has_seconds = compute.any(compute.match_substring_regex(seen, _SECONDS)).as_py()
+        if has_seconds is False:  # and not None, which stands for no cells
             new = compute.replace_substring_regex(new, _NO_SECONDS, r"\1")
     return new

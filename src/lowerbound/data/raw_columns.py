@@ -25,7 +25,7 @@ from lowerbound.data.raw_values import (
     list_times,
     name_category,
     name_zone,
-    suggest_mark,
+    suggest_marks,
 )
 from lowerbound.errors import DataError
 
@@ -115,7 +115,6 @@ class RawColumn(ABC):
 
     def _find_content_of_values(self, missing: Mask | None) -> Content:
         found: Content | None = None
-        first: Any = None
         for row, value in enumerate(self.list_values()):
             if is_missing(value) or (missing is not None and missing[row]):
                 continue
@@ -127,13 +126,12 @@ class RawColumn(ABC):
                     f"convert them to numbers, text, truth values or times, or {self._leave_out()}"
                 )
             if found not in (None, content):
+                marks = suggest_marks(self.list_values())
                 raise DataError(
-                    f"{place}, and the rows before have {found}; {suggest_mark(first, value)}give "
-                    "a column values of one type: numbers, text, truth values or times, or "
-                    f"{self._leave_out()}"
+                    f"{place}, and the rows before have {found}; {marks}give a column values of "
+                    f"one type: numbers, text, truth values or times, or {self._leave_out()}"
                 )
-            if found is None:
-                found, first = content, value
+            found = content
         return found or "text"
 
     def _leave_out(self) -> str:

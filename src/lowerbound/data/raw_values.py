@@ -16,6 +16,9 @@ import numpy as np
 
 Content = Literal["numbers", "times", "truth values", "text"]
 
+# Other text among numbers is rather a category than a marker of missing values.
+_MOST_MARKS, _LONGEST_MARK = 2, 20
+
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -181,15 +184,22 @@ def simplify(value: Any) -> Any:
     return number
 
 
-def suggest_mark(one: Any, other: Any) -> str:
-    """How to say that text among values of another type stands for missing ones; else empty.
+def suggest_marks(values: Iterable[Any]) -> str:
+    """How to say that the few texts among other values stand for missing ones; else empty.
 
     Example:
-        >>> suggest_mark(2.5, "?")
+        >>> suggest_marks([2.5, "?", 1, "?"])
         "if '?' stands for missing values, name it: missing_values=['?']. Otherwise "
     """
-    texts = [each for each in (one, other) if isinstance(each, str)]
-    if len(texts) != 1:
+    found = (each.strip() for each in values if isinstance(each, str))
+    texts = [text for text in dict.fromkeys(found) if text]
+    if not 0 < len(texts) <= _MOST_MARKS or any(map(_could_be_a_value, texts)):
         return ""
-    named = f"missing_values={texts}"
-    return f"if {texts[0]!r} stands for missing values, name it: {named}. Otherwise "
+    named = " and ".join(map(repr, texts))
+    stand, them = ("stands", "it") if len(texts) == 1 else ("stand", "them")
+    return f"if {named} {stand} for missing values, name {them}: missing_values={texts}. Otherwise "
+
+
+def _could_be_a_value(text: str) -> bool:
+    """Whether text contains a digit, as numbers and dates do, or is too long for a marker."""
+    return len(text) > _LONGEST_MARK or any(each.isdigit() for each in text)

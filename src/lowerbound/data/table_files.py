@@ -186,7 +186,8 @@ def find_delimiter_of(source: Path, target: Path) -> str | None:
     suffix = _find_suffix(source)
     if suffix not in TEXT or suffix != target.suffix.lower() or not source.is_file():
         return None
-    return detect_delimiter(source, suffix)
+    with _explain_read_errors(import_pyarrow(source), source):
+        return detect_delimiter(source, suffix)
 
 
 def iterate_parts(

@@ -51,7 +51,7 @@ def refuse_source(path: Path, source: Path) -> None:
     """Raise ``StorageError`` if a result would be written over the file that it comes from."""
     if path.is_file() and source.exists() and path.samefile(source):
         raise StorageError(
-            f"{path}: this is the table that is read, and it would be lost; give another name"
+            f"{path}: this is the file that is read, and it would be lost; give another name"
         )
 
 

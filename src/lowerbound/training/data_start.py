@@ -27,7 +27,7 @@ from lowerbound.runtime.memory import choose_sample_size
 from lowerbound.runtime.modes import evaluating, seeded
 from lowerbound.runtime.noise import derived_seed
 from lowerbound.training.loop import Loop
-from lowerbound.training.units import describe_constants, describe_units
+from lowerbound.training.units import describe_units
 
 # The start uses at most this many examples.
 _MOST_EXAMPLES = 1000
@@ -62,12 +62,8 @@ def examine_data(loop: Loop, *, start: bool) -> None:
     if p is not None:
         seen = given.get(OBSERVED)
         observed = x if seen is None else x.masked_fill(~seen, math.nan)
-        for line in (
-            describe_units(model, p, examples, observed),
-            describe_constants(p, examples, observed),
-        ):
-            if line is not None:
-                warnings.warn(line, TrainingWarning, stacklevel=3)
+        if (line := describe_units(model, p, examples, observed)) is not None:
+            warnings.warn(line, TrainingWarning, stacklevel=3)
         if loop.objective.label(model) == "bound":
             judged = loop.validation or loop.train
             loop.progress.baseline = score_entries_alone(model, judged, is_mass(p), seed=loop.seed)

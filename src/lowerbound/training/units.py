@@ -1,4 +1,4 @@
-"""A report about data whose units make training slow or unstable, and constant columns."""
+"""A report about data whose units make training slow or unstable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.distributions import Distribution, constraints
 from lowerbound.conditionals import LogInput, Standardized
 from lowerbound.data.examples import Examples
 from lowerbound.data.joined_names import join_names
-from lowerbound.distributions import find_entry_support, is_mass
+from lowerbound.distributions import find_entry_support
 from lowerbound.distributions.supports import Values, find_values
 from lowerbound.models import Model
 
@@ -21,9 +21,6 @@ _POSITIVE = Values(interval=(0.0, math.inf))
 
 # At most this many columns are named, those with the most extreme spreads.
 _MOST_NAMED = 6
-
-# In fewer rows a column may have one value by chance.
-_FEWEST_ROWS = 4
 
 
 def describe_units(model: Model, p: Distribution, examples: Examples, x: Tensor) -> str | None:
@@ -51,31 +48,6 @@ def describe_units(model: Model, p: Distribution, examples: Examples, x: Tensor)
     if fault is None:
         return None
     return f"{fault}. Networks are trained well if it is near 1: {remedy}"
-
-
-def describe_constants(p: Distribution, examples: Examples, x: Tensor) -> str | None:
-    """Describe columns that have a density but only one value; ``None`` if there are none.
-
-    Args:
-        p: the likelihood of the model that is about to be trained.
-        examples: the training data, with the names of columns if they are known.
-        x: some of the data as they are scored, ``[N, D]``, with NaN where an entry was not
-            observed. Pixels are not described: the same one is often blank in all pictures.
-    """
-    if examples.is_discrete or is_mass(p) is not False or x.dim() != 2 or len(x) < _FEWEST_ROWS:
-        return None
-    filled = x.nan_to_num(0.0)
-    first = filled[x.isnan().int().argmin(0), range(x.shape[1])]
-    constant = ((x == first) | x.isnan()).all(0) & ~x.isnan().all(0)
-    columns = [_name_column(int(place), examples) for place in constant.nonzero()]
-    if not columns:
-        return None
-    has, them = ("has", "it") if len(columns) == 1 else ("have", "them")
-    return (
-        f"{join_names(columns, most=_MOST_NAMED)} {has} the same value in every row. The density "
-        "of one value can grow without limit, and the bound with it, while the score of "
-        f"independent entries leaves such columns out: drop {them}"
-    )
 
 
 def _choose_remedy(model: Model, p: Distribution) -> str | None:
