@@ -158,17 +158,24 @@ def _load_same_examples(
     Raises:
         SettingsError: if the data of the two runs are different.
     """
-    (model, config), (other_model, other_config) = next(iter(runs.values())), [*runs.values()][-1]
+    entries = list(runs.values())  # one, if a run is compared with itself
+    (model, config), (other_model, other_config) = entries[0], entries[-1]
+
+    def load(model: Any, config: dict[str, Any]) -> "Examples":
+        # Pictures of another size are refused here, and not converted for each model.
+        is_table = model.preprocessing is not None and model.preprocessing.schema is not None
+        return load_examples(config, data, part, model if is_table else None)
+
     plans = [find_data(each, data) for each in (config, other_config)]
-    examples = load_examples(config, data, part, model)
+    examples = load(model, config)
     # Runs that name the same data may have been trained on them before and after a change.
     is_known = data is not None or config.get("examples") == other_config.get("examples")
     if is_known and plans[0] == plans[1]:
         return examples
-    other = load_examples(other_config, data, part, other_model)
+    other = load(other_model, other_config)
     if _are_same(examples, other):
         return examples
-    first, second = ({"source": source, **settings} for source, settings in (plans[0], plans[-1]))
+    first, second = ({"source": source, **settings} for source, settings in plans)
     differences = ", ".join(
         f"{name} {first[name]!r} against {second[name]!r}"
         for name in first

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from lowerbound.cli.progress_bar import show_progress
-from lowerbound.cli.run_data import Split, find_data, load_examples
+from lowerbound.cli.run_data import Split, keep_source, load_examples
 from lowerbound.cli.runs import (
     AsJson,
     Data,
@@ -45,12 +45,11 @@ def compress(  # noqa: PLR0917 (typer calls it by name)
     categories, codes, and models that need labels or other fields are refused. Only the same run
     can decompress the file.
     """
-    from lowerbound.data.table_writing import refuse_source
     from lowerbound.evaluation.compression import check_parts, compress
     from lowerbound.runtime.outputs import write_whole
 
     model, config = open_run(directory)
-    refuse_source(out, Path(find_data(config, data)[0]).expanduser())
+    keep_source(config, data, out)
     check_parts(model)
     examples = load_examples(config, data, split, model)
     if pixels is not None:

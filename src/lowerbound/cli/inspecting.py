@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lowerbound.cli.given import GivenFields, check_given, parse_given
-from lowerbound.cli.run_data import Split, choose_part, find_data, load_examples
+from lowerbound.cli.run_data import Split, choose_part, find_data, keep_source, load_examples
 from lowerbound.cli.runs import (
     Data,
     Directory,
@@ -99,12 +99,11 @@ def reconstruct(  # noqa: PLR0917 (typer calls it by name)
     """
     import torch
 
-    from lowerbound.data.table_writing import refuse_source
     from lowerbound.report.drawing import is_signal, save_pairs
 
     _check_suffix(out, (".png", ".npy"))
     model, config = open_run(directory)
-    refuse_source(out, Path(find_data(config, data)[0]).expanduser())
+    keep_source(config, data, out)
     fields = parse_given(given, model)
     examples = load_examples(config, data, split or choose_part(data), model)
     model.check_data(examples)
@@ -145,13 +144,13 @@ def encode(
     If the model has several groups of latents, their embeddings are concatenated. A table begins
     with the number of the row in the data, counted from 0.
     """
-    from lowerbound.data.table_writing import check_target, refuse_source
+    from lowerbound.data.table_writing import check_target
 
     _check_suffix(out, (".npy", ".csv", *_WRITTEN_BY_PYARROW))
     if out.suffix in _WRITTEN_BY_PYARROW:
         check_target(out)
     model, config = open_run(directory)
-    refuse_source(out, Path(find_data(config, data)[0]).expanduser())
+    keep_source(config, data, out)
     examples = load_examples(config, data, split, model)
     model.check_data(examples)
     embeddings = model.encode(examples)

@@ -66,16 +66,14 @@ def load_examples(
 
     named, settings = find_data(config, source)
     known = None if model is None else model.preprocessing
-    # The types of a table's columns are inferred from its rows, which may have changed.
-    if known is not None and (source is not None or known.schema is not None):
-        if split == "all":
-            asked = (*model.needs, *model.accepts) if model is not None else ()
-            files = {name: settings[name] for name in STORAGE}
-            return read_raw(named, known, fields=asked, **files)
-        if source is not None:
-            settings |= make_load_settings(known, source)
     if split == "all":
-        return read_all(named, **settings)
+        # The types of a table's columns are inferred from its rows, which may have changed.
+        if model is None or known is None or (source is None and known.schema is None):
+            return read_all(named, **settings)
+        files = {name: settings[name] for name in STORAGE}
+        return read_raw(named, known, fields=(*model.needs, *model.accepts), **files)
+    if source is not None and known is not None:
+        settings |= make_load_settings(known, source)
     dataset = load_data(named, **settings)
     if source is None:
         _refuse_changed(dataset.train, config, named)
@@ -131,6 +129,13 @@ def find_data(config: dict[str, Any], source: str | None) -> tuple[str, dict[str
             "the run was made in Python and does not name its data; name it: --data NAME|PATH"
         )
     return source or named, check_arguments(load_data, data, name="data")
+
+
+def keep_source(config: dict[str, Any], source: str | None, out: Path) -> None:
+    """Raise ``StorageError`` if a result would be written over the data that it comes from."""
+    from lowerbound.data.table_writing import refuse_source
+
+    refuse_source(out, Path(find_data(config, source)[0]).expanduser())
 
 
 def _find_pixels(config: dict[str, Any]) -> str:
