@@ -693,6 +693,9 @@ def test_runs_are_not_compared_on_data_of_which_one_was_trained_before_a_change(
         code, _, err = run(capsys, "compare", *pair, "--samples", "5")
         assert code == 2
         assert f"{table}: the data have changed since the run was trained" in err
+    # The message advises to name the data.
+    named = ["compare", after, after, "--samples", "5", "--data", table]
+    assert run(capsys, *named)[0] == 0
 
 
 @pytest.mark.parametrize("validation", [None, 0.2, "array"])
